@@ -1,0 +1,217 @@
+"""The problem: one server, K task types, and what their thinking tokens cost and buy."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+# Axis letters, here and in every docstring: K task types, *B any leading batch axes.
+PerServer = Float[Array, "*B"]
+PerType = Float[Array, "*B K"]
+
+_PER_SERVER = ("arrival_rate", "accuracy_weight")
+_MIX_TOLERANCE = 1e-6
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One server's traffic and tasks (Ozbas & Bastopcu, 2026, arXiv 2601.10274).
+
+    Type k arrives with probability `mix[k]`, takes `base_time + time_per_token * tokens` seconds of
+    service, and is answered correctly with probability
+    `floor + gain * (1 - exp(-decay * tokens))`.
+
+    The constructor takes the eleven arrays as they are and checks nothing, so that JAX can rebuild
+    it from tracers and a batch may hold lanes of NaN; `Workload.create` casts, broadcasts and
+    validates.
+
+    Attributes:
+      arrival_rate: [*B] rate λ of the Poisson arrivals, queries / s; 0 is allowed.
+      mix: [*B, K] probability π_k of each type; sums to 1, zeros allowed.
+      gain: [*B, K] accuracy A_k that unlimited thinking adds.
+      decay: [*B, K] rate b_k > 0 at which accuracy saturates, 1 / token.
+      floor: [*B, K] accuracy D_k without thinking.
+      base_time: [*B, K] service time t0_k without thinking, s.
+      time_per_token: [*B, K] service time c_k > 0 of a thinking token, s / token.
+      min_tokens: [*B, K] lower token budget.
+      max_tokens: [*B, K] upper token budget.
+      accuracy_weight: [*B] what one unit of accuracy is worth, α, s.
+      service_cv: [*B, K] coefficient of variation of each type's service time (derived here: the
+        paper's service is deterministic, which is 0).
+    """
+
+    arrival_rate: PerServer
+    mix: PerType
+    gain: PerType
+    decay: PerType
+    floor: PerType
+    base_time: PerType
+    time_per_token: PerType
+    min_tokens: PerType
+    max_tokens: PerType
+    accuracy_weight: PerServer
+    service_cv: PerType
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        arrival_rate: Any,
+        mix: Any,
+        gain: Any,
+        decay: Any,
+        floor: Any,
+        base_time: Any,
+        time_per_token: Any,
+        max_tokens: Any,
+        accuracy_weight: Any,
+        min_tokens: Any = 0.0,
+        service_cv: Any = 0.0,
+        allow_accuracy_above_one: bool = False,
+    ) -> Workload:
+        """Cast, broadcast and validate the fields of a workload or of a batch of them.
+
+        `arrival_rate` and `accuracy_weight` have shape [*B], the others [*B, K]; scalars stand for
+        every type, and everything is broadcast to one leading shape *B. The dtype is the widest
+        floating dtype among the arrays given; Python numbers and integers follow it, or JAX's
+        default where there is none. Values are checked unless they are traced.
+
+        Args:
+          arrival_rate, mix, gain, decay, floor, base_time, time_per_token, max_tokens,
+            accuracy_weight, min_tokens, service_cv: the fields, as `Workload` describes them.
+          allow_accuracy_above_one: accept `floor + gain` above 1, which the mathematics allows.
+
+        Raises:
+          ValueError: a field has the wrong shape or a value outside its domain; the message names
+            the field, the value and the fix.
+
+        >>> workload = Workload.create(
+        ...     arrival_rate=0.1, mix=[0.5, 0.5], gain=0.7, decay=[1e-4, 3e-3], floor=[0.0, 0.3],
+        ...     base_time=0.2, time_per_token=1e-3, max_tokens=16384, accuracy_weight=30.0)
+        >>> workload.gain.shape, workload.num_types
+        ((2,), 2)
+        """
+        given = {
+            "arrival_rate": arrival_rate,
+            "mix": mix,
+            "gain": gain,
+            "decay": decay,
+            "floor": floor,
+            "base_time": base_time,
+            "time_per_token": time_per_token,
+            "min_tokens": min_tokens,
+            "max_tokens": max_tokens,
+            "accuracy_weight": accuracy_weight,
+            "service_cv": service_cv,
+        }
+        arrays = _cast(given)
+        if not any(isinstance(value, jax.core.Tracer) for value in arrays.values()):
+            _check_values(arrays, allow_accuracy_above_one)
+        return cls(**_broadcast(arrays))
+
+    @property
+    def num_types(self) -> int:
+        """K, the number of task types."""
+        return self.mix.shape[-1]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The leading axes *B; `()` for one workload."""
+        return self.mix.shape[:-1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The widest floating dtype of the fields."""
+        return jnp.result_type(*jax.tree.leaves(self))
+
+
+def _cast(given: dict[str, Any]) -> dict[str, Any]:
+    """Every field as an array of one floating dtype: NumPy's where concrete, JAX's where traced."""
+    arrays: dict[str, Any] = {}
+    for name, value in given.items():
+        if isinstance(value, jax.Array):
+            arrays[name] = value
+            continue
+        try:
+            arrays[name] = np.asarray(value)
+        except ValueError as error:  # ragged nested lists
+            raise ValueError(f"{name} = {value!r} is not an array: {error}") from None
+        if arrays[name].dtype.kind not in "fiub":
+            raise ValueError(f"{name} = {value!r} is not a number: give numbers or arrays of them")
+    floating = [
+        array.dtype
+        for name, array in arrays.items()
+        if isinstance(given[name], jax.Array | np.ndarray | np.floating)
+        and jnp.issubdtype(array.dtype, jnp.floating)
+    ]
+    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(*floating) if floating else float)
+    return {
+        name: value.astype(dtype)
+        if isinstance(value, jax.core.Tracer)
+        else np.asarray(value, dtype=dtype)
+        for name, value in arrays.items()
+    }
+
+
+def _broadcast(arrays: dict[str, Any]) -> dict[str, Array]:
+    """Scalars over types, everything over one leading shape."""
+    wide = {k: v if k in _PER_SERVER else jnp.atleast_1d(v) for k, v in arrays.items()}
+    num_types = max(v.shape[-1] for k, v in wide.items() if k not in _PER_SERVER)
+    try:
+        batch = np.broadcast_shapes(
+            *(v.shape if k in _PER_SERVER else v.shape[:-1] for k, v in wide.items())
+        )
+    except ValueError:
+        shapes = ", ".join(f"{k} {v.shape}" for k, v in wide.items() if v.ndim)
+        raise ValueError(f"leading axes do not broadcast: {shapes}") from None
+    for name, value in wide.items():
+        if name not in _PER_SERVER and value.shape[-1] not in (1, num_types):
+            raise ValueError(
+                f"{name} has {value.shape[-1]} types where another field has {num_types}: "
+                "give one value a type, or a scalar for all"
+            )
+    return {
+        k: jnp.asarray(jnp.broadcast_to(v, batch if k in _PER_SERVER else (*batch, num_types)))
+        for k, v in wide.items()
+    }
+
+
+def _check_values(arrays: dict[str, Any], allow_accuracy_above_one: bool) -> None:
+    """Raise ValueError for the first value outside the domain of its field."""
+    positive = {"decay", "time_per_token"}
+    for name, value in arrays.items():
+        _require(np.isfinite(value), name, value, "must be finite")
+        if name in positive:
+            _require(value > 0, name, value, "must be greater than 0")
+        else:
+            _require(value >= 0, name, value, "must not be negative")
+    low, high = np.broadcast_arrays(arrays["min_tokens"], arrays["max_tokens"])
+    _require(low <= high, "min_tokens", low, "must not exceed max_tokens")
+    total = np.sum(np.asarray(arrays["mix"], dtype=np.float64), axis=-1)
+    _require(
+        np.abs(total - 1) <= _MIX_TOLERANCE, "the sum of mix", total, "must be 1: normalize it"
+    )
+    if not allow_accuracy_above_one:
+        best = np.add(*np.broadcast_arrays(arrays["floor"], arrays["gain"]))
+        slack = 4 * np.finfo(best.dtype).eps
+        _require(
+            best <= 1 + slack,
+            "floor + gain",
+            best,
+            "must not exceed 1, or pass allow_accuracy_above_one=True",
+        )
+
+
+def _require(valid: Any, name: str, value: Any, rule: str) -> None:
+    """Raise a ValueError that names the first entry of `value` where `valid` is False."""
+    if np.all(valid):
+        return
+    index = tuple(int(i) for i in np.argwhere(~np.asarray(valid))[0])
+    place = f"[{', '.join(map(str, index))}]" if index else ""
+    raise ValueError(f"{name}{place} = {np.asarray(value)[index]:g} {rule}")

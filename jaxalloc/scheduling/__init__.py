@@ -1,0 +1,1 @@
+"""Which requests run together under a KV-cache limit: a simulator."""
