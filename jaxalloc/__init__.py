@@ -1,1 +1,8 @@
 """jaxalloc: thinking-token budgets and KV-cache schedules for LLM servers, exact and batched."""
+
+from jaxalloc.scheduling import policies as policies
+from jaxalloc.scheduling.batch_time import BatchTime as BatchTime
+from jaxalloc.scheduling.requests import Requests as Requests
+from jaxalloc.scheduling.simulation import Schedule as Schedule
+from jaxalloc.scheduling.simulation import ScheduleStatus as ScheduleStatus
+from jaxalloc.scheduling.simulation import simulate as simulate

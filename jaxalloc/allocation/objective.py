@@ -23,9 +23,6 @@ from jaxalloc.allocation.mg1 import (
     Scalar,
     Tokens,
     mean_system_time,
-    service_moments,
-    service_time,
-    variability,
 )
 from jaxalloc.allocation.workload import Workload
 
