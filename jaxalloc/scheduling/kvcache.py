@@ -144,6 +144,7 @@ def earliest_start(
 def plan(slots: Slots, running: Scalar, end: Scalar, offset: Scalar, sign: int) -> Slots:
     """Add (or, with sign −1, withdraw) a request's plan to hold offset + x up to x = end.
 
+    A request that starts is among the running already, and its own usage changes with the others'.
     Overdue slots change too, which does not matter: their usage is never read.
     """
 
@@ -167,17 +168,48 @@ def occupy(slots: Slots, slot: Scalar, column: list[Scalar], usage: Scalar) -> S
     )
 
 
-def vacate(slots: Slots, slot: Scalar, last: Scalar) -> tuple[Slots, Scalar]:
-    """Move the last running request into `slot` and clear its own; also returns which it was."""
-    column = lax.dynamic_slice(slots.table, (jnp.int32(0), last), (NUM_ROWS, 1))
-    usage = lax.dynamic_slice(slots.usage, (last,), (1,))
-    table = lax.dynamic_update_slice(slots.table, column, (jnp.int32(0), slot))
-    table = lax.dynamic_update_slice(table, jnp.zeros_like(column), (jnp.int32(0), last))
-    moved = Slots(table, lax.dynamic_update_slice(slots.usage, usage, (slot,)))
-    return moved, column[REQUEST, 0]
+class Leaver(NamedTuple):
+    """A running request that leaves its slot to the last running one.
+
+    Everything is read before anything changes, so that arrays can change in place.
+
+    Attributes:
+      slot: where it is.
+      column: [6] its rows.
+      last: the last running slot.
+      last_column, last_usage: [6] and its usage.
+    """
+
+    slot: Scalar
+    column: Int[Array, " 6"]
+    last: Scalar
+    last_column: Int[Array, " 6"]
+    last_usage: Scalar
 
 
-def column(slots: Slots, slot: Scalar) -> Int[Array, " 6"]:
+def leaver(slots: Slots, slot: Scalar, running: Scalar) -> Leaver:
+    """The request in a slot, which may be any number if nobody leaves."""
+    last = jnp.maximum(running - 1, 0)
+    slot = jnp.clip(slot, 0, last)
+    return Leaver(
+        slot,
+        _column(slots, slot),
+        last,
+        _column(slots, last),
+        lax.dynamic_slice(slots.usage, (last,), (1,)).reshape(()),
+    )
+
+
+def vacate(slots: Slots, who: Leaver) -> Slots:
+    """Move the last running request into the leaver's slot and clear its own."""
+    column = who.last_column.reshape(NUM_ROWS, 1)
+    table = lax.dynamic_update_slice(slots.table, column, (jnp.int32(0), who.slot))
+    table = lax.dynamic_update_slice(table, jnp.zeros_like(column), (jnp.int32(0), who.last))
+    usage = lax.dynamic_update_slice(slots.usage, who.last_usage.reshape(1), (who.slot,))
+    return Slots(table, usage)
+
+
+def _column(slots: Slots, slot: Scalar) -> Int[Array, " 6"]:
     """The six rows of one slot."""
     return lax.dynamic_slice(slots.table, (jnp.int32(0), slot), (NUM_ROWS, 1)).reshape(NUM_ROWS)
 

@@ -6,13 +6,15 @@ the branch not taken, and arrays stay where they are.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from jaxalloc.scheduling import kvcache, waiting
-from jaxalloc.scheduling.kvcache import NEVER
+from jaxalloc.scheduling.kvcache import NEVER, Leaver
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.state import (
     BELIEF,
@@ -24,6 +26,7 @@ from jaxalloc.scheduling.state import (
     SLOT,
     STARTED,
     Instance,
+    Log,
     Scalar,
     State,
     Sum,
@@ -111,15 +114,24 @@ def _overflow(instance: Instance, policy: Policy, state: State) -> tuple[State, 
     if policy.reset_probability is None:
         bits, newest = instance.tie_bits, policy.tie == "newest"
 
-        def kill(carry: tuple[State, Scalar]) -> tuple[State, Scalar]:
-            state, killed = carry
-            victim = kvcache.smallest_key(
+        def choose(state: State) -> _Victim:
+            request = kvcache.smallest_key(
                 state.slots, state.running, state.time, policy.eviction_key, bits, newest
             )
-            slot = row_of(state.ledger, victim)[SLOT]
-            return _evict(instance, policy, state, slot, killed), killed + 1
+            return _victim(state, at(state.ledger[:, SLOT], request))
 
-        return lax.while_loop(lambda carry: carry[0].held > instance.capacity, kill, (state, zero))
+        def kill(carry: tuple[State, Scalar, _Victim]) -> tuple[State, Scalar, _Victim]:
+            state, killed, victim = carry
+            state = _evict(instance, policy, state, victim, killed)
+            return state, killed + 1, choose(state)
+
+        over = state.held > instance.capacity
+        nobody = jax.tree.map(jnp.zeros_like, jax.eval_shape(choose, state))
+        victim = lax.cond(over, choose, lambda _: nobody, state)
+        state, killed, _ = lax.while_loop(
+            lambda carry: carry[0].held > instance.capacity, kill, (state, zero, victim)
+        )
+        return state, killed
 
     probability = policy.reset_probability
 
@@ -135,7 +147,7 @@ def _overflow(instance: Instance, policy: Policy, state: State) -> tuple[State, 
 
         def reset(inner: tuple[State, Scalar, Scalar]) -> tuple[State, Scalar, Scalar]:
             state, killed, slot = inner
-            state = _evict(instance, policy, state, slot, killed)
+            state = _evict(instance, policy, state, _victim(state, slot), killed)
             return state, killed + 1, kvcache.last_marked(state.slots, slot, marked)
 
         state, killed, _ = lax.while_loop(
@@ -153,12 +165,26 @@ def _overflow(instance: Instance, policy: Policy, state: State) -> tuple[State, 
     return state._replace(stuck=state.held > instance.capacity), killed
 
 
-def _evict(instance: Instance, policy: Policy, state: State, slot: Scalar, killed: Scalar) -> State:
-    """Kill the request in a slot; it waits again, from the next round on if the policy says so."""
-    column = kvcache.column(state.slots, slot)
+class _Victim(NamedTuple):
+    """Who is killed next, and its row of the ledger."""
+
+    leaver: Leaver
+    row: Int[Array, " 8"]
+
+
+def _victim(state: State, slot: Scalar) -> _Victim:
+    """The request in a slot as the next victim."""
+    leaver = kvcache.leaver(state.slots, slot, state.running)
+    return _Victim(leaver, row_of(state.ledger, leaver.column[kvcache.REQUEST]))
+
+
+def _evict(
+    instance: Instance, policy: Policy, state: State, victim: _Victim, killed: Scalar
+) -> State:
+    """Kill a running request; it waits again, from the next round on if the policy says so."""
+    row, column = victim.row, victim.leaver.column
     request = column[kvcache.REQUEST]
     generated = state.time - column[kvcache.START]
-    row = row_of(state.ledger, request)
     key = row_of(instance.jobs, request)[2]
     column_of_loss = KEPT if policy.resumes else RECOMPUTED
     changes = {
@@ -170,7 +196,7 @@ def _evict(instance: Instance, policy: Policy, state: State, slot: Scalar, kille
         refined = policy.refine(row[BELIEF], generated)
         changes[BELIEF] = refined
         key = key + ((refined - at(instance.bound, request)) << instance.tie_bits)
-    state = _leave(policy, state, slot, column)
+    state = _leave(policy, state, victim.leaver)
     state = state._replace(
         ledger=put_row(state.ledger, request, row, changes),
         retry=jnp.int32(0),
@@ -181,16 +207,21 @@ def _evict(instance: Instance, policy: Policy, state: State, slot: Scalar, kille
     return state._replace(log=state.log._replace(stash=put(state.log.stash, killed, key)))
 
 
-def _leave(policy: Policy, state: State, slot: Scalar, column: Array) -> State:
+def _leave(policy: Policy, state: State, who: Leaver) -> State:
     """Free a slot, and withdraw what its request still planned to hold."""
-    slots, last = state.slots, state.running - 1
-    end, offset = column[kvcache.PLANNED_END], column[kvcache.OFFSET]
+    end, offset = who.column[kvcache.PLANNED_END], who.column[kvcache.OFFSET]
+    slots = kvcache.vacate(state.slots, who)
     if policy.look_ahead:
         # The loop does not turn where nothing is left of the plan.
-        slots = kvcache.plan(slots, jnp.where(end > state.time, state.running, 0), end, offset, -1)
-    slots, moved = kvcache.vacate(slots, slot, last)
-    ledger = lax.dynamic_update_slice(state.ledger, slot.reshape(1, 1), (moved, jnp.int32(SLOT)))
-    return state._replace(slots=slots, ledger=ledger, running=last, offsets=state.offsets - offset)
+        some = jnp.where(end > state.time, who.last, 0)
+        slots = kvcache.plan(slots, some, end, offset, -1)
+    moved = who.last_column[kvcache.REQUEST]
+    ledger = lax.dynamic_update_slice(
+        state.ledger, who.slot.reshape(1, 1), (moved, jnp.int32(SLOT))
+    )
+    return state._replace(
+        slots=slots, ledger=ledger, running=who.last, offsets=state.offsets - offset
+    )
 
 
 def _unstash(instance: Instance, policy: Policy, state: State, killed: Scalar) -> State:
@@ -207,24 +238,33 @@ def _unstash(instance: Instance, policy: Policy, state: State, killed: Scalar) -
     return lax.while_loop(lambda carry: carry[1] > 0, enter, (state, killed))[0]
 
 
-def _earliest(
-    instance: Instance, policy: Policy, state: State
-) -> tuple[Scalar, Scalar, Scalar, Scalar]:
-    """The earliest round for the head of the queue, who it is, its planned length, usage then."""
+class _Head(NamedTuple):
+    """The head of the queue: who it is, its rows, and when it may start."""
+
+    earliest: Scalar
+    request: Scalar
+    job: Int[Array, " 3"]
+    row: Int[Array, " 8"]
+    length: Scalar
+    usage: Scalar
+
+
+def _head(instance: Instance, policy: Policy, state: State) -> _Head:
+    """The head of the queue (some request if nobody waits) and whether it fits."""
     request = request_of(instance, policy, state.waiting.head)
-    prompt = row_of(instance.jobs, request)[0]
-    row = row_of(state.ledger, request)
-    length = jnp.minimum(row[BELIEF], instance.capacity - prompt)
+    job, row = row_of(instance.jobs, request), row_of(state.ledger, request)
+    length = jnp.minimum(row[BELIEF], instance.capacity - job[0])
     if policy.look_ahead:
         earliest, usage = kvcache.earliest_start(
-            state.slots, state.running, state.held, prompt, length, state.time, instance.capacity
+            state.slots, state.running, state.held, job[0], length, state.time, instance.capacity
         )
-        return earliest, request, length, usage
-    held = state.held + prompt + row[KEPT] + 1
+        return _Head(earliest, request, job, row, length, usage)
+    held = state.held + job[0] + row[KEPT] + 1
     fits = (held <= policy.limit(instance.capacity)) | (state.running == 0)
     if policy.max_batch is not None:
         fits = fits & (state.running < policy.max_batch)
-    return jnp.where(fits, state.time, state.time + 1), request, length, jnp.int32(0)
+    earliest = jnp.where(fits, state.time, state.time + 1)
+    return _Head(earliest, request, job, row, length, jnp.int32(0))
 
 
 def _admit(
@@ -232,56 +272,43 @@ def _admit(
 ) -> tuple[State, Scalar]:
     """Start the waiting in order while they fit; also returns the tokens to prefill."""
     blocked = killed if policy.blocks_after_eviction else jnp.array(False)
-    some = state.waiting.head < NEVER
 
-    def look(state: State) -> tuple[Scalar, Scalar, Scalar, Scalar]:
-        return _earliest(instance, policy, state)
+    def look(state: State) -> _Head:
+        return _head(instance, policy, state)
 
-    def skip(state: State) -> tuple[Scalar, Scalar, Scalar, Scalar]:
-        return state.retry, jnp.int32(0), jnp.int32(0), jnp.int32(0)
+    def skip(state: State) -> _Head:
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(look, state))
+        return nothing._replace(earliest=state.retry)
 
-    head = lax.cond(some & ~blocked & (state.retry <= state.time), look, skip, state)
+    def wanted(state: State, head: _Head) -> Array:
+        return (state.waiting.head < NEVER) & (head.earliest <= state.time) & ~blocked
 
-    def fits(carry: tuple[State, Scalar, tuple]) -> Array:
-        state, _, head = carry
-        free = state.running < num_slots
-        return (state.waiting.head < NEVER) & (head[0] <= state.time) & free & ~blocked
-
-    def start(carry: tuple[State, Scalar, tuple]) -> tuple[State, Scalar, tuple]:
-        state, prefill, (_, request, length, usage) = carry
-        state, tokens = _start(instance, policy, state, request, length, usage)
+    def start(carry: tuple[State, Scalar, _Head]) -> tuple[State, Scalar, _Head]:
+        state, prefill, head = carry
+        state, tokens = _start(instance, policy, state, head)
         return state, prefill + tokens, look(state)
 
-    state, prefill, head = lax.while_loop(fits, start, (state, jnp.int32(0), head))
-    full = (state.waiting.head < NEVER) & (head[0] <= state.time) & ~blocked
-    return state._replace(retry=head[0], exceeded=full), prefill
+    ready = (state.waiting.head < NEVER) & (state.retry <= state.time) & ~blocked
+    state, prefill, head = lax.while_loop(
+        lambda carry: wanted(carry[0], carry[2]) & (carry[0].running < num_slots),
+        start,
+        (state, jnp.int32(0), lax.cond(ready, look, skip, state)),
+    )
+    return state._replace(retry=head.earliest, exceeded=wanted(state, head)), prefill
 
 
-def _start(
-    instance: Instance,
-    policy: Policy,
-    state: State,
-    request: Scalar,
-    length: Scalar,
-    usage: Scalar,
-) -> tuple[State, Scalar]:
+def _start(instance: Instance, policy: Policy, state: State, head: _Head) -> tuple[State, Scalar]:
     """Start the head of the queue; also returns the tokens to prefill."""
-    time, slot = state.time, state.running
-    prompt, output, _ = row_of(instance.jobs, request)
-    row = row_of(state.ledger, request)
+    time, slot, row = state.time, state.running, head.row
+    prompt, output = head.job[0], head.job[1]
     tokens = prompt + row[KEPT]
     offset = tokens - time
-    planned_end, end = time + length, time + output - row[KEPT]
-    slots = state.slots
+    planned_end, end = time + head.length, time + output - row[KEPT]
+    column = [planned_end, end, offset, row[BELIEF], time, head.request]
+    slots = kvcache.occupy(state.slots, slot, column, head.usage)
     if policy.look_ahead:
-        slots = kvcache.plan(slots, state.running, planned_end, offset, 1)
-    column = [planned_end, end, offset, row[BELIEF], time, request]
+        slots = kvcache.plan(slots, slot + 1, planned_end, offset, 1)
     again = row[FIRST] >= 0
-    log = state.log
-    if instance.in_seconds:
-        new = state.log.num_first
-        order = put(log.first_order, new, jnp.where(again, at(log.first_order, new), request))
-        log = log._replace(first_order=order, num_first=new + ~again)
     changes = {
         STARTED: time,
         FIRST: jnp.where(again, row[FIRST], time),
@@ -289,15 +316,25 @@ def _start(
         SLOT: slot,
     }
     place = place_of(instance, policy, state.waiting.head)
-    return state._replace(
+    state = state._replace(
         waiting=waiting.remove(state.waiting, place),
-        slots=kvcache.occupy(slots, slot, column, usage + tokens + length),
+        slots=slots,
         running=state.running + 1,
         offsets=state.offsets + offset,
         next_end=jnp.minimum(state.next_end, end),
-        ledger=put_row(state.ledger, request, row, changes),
-        log=log,
-    ), tokens
+        ledger=put_row(state.ledger, head.request, row, changes),
+        log=_note_start(state.log, head.request, again),
+    )
+    return state, tokens
+
+
+def _note_start(log: Log, request: Scalar, again: Array) -> Log:
+    """Remember the order of first starts, if the log is kept."""
+    if log.first_order is None:
+        return log
+    new = log.num_first
+    order = put(log.first_order, new, jnp.where(again, at(log.first_order, new), request))
+    return log._replace(first_order=order, num_first=new + ~again)
 
 
 def _iterate(instance: Instance, state: State, prefill: Scalar) -> State:
@@ -324,19 +361,21 @@ def _iterate(instance: Instance, state: State, prefill: Scalar) -> State:
 def _complete(instance: Instance, policy: Policy, state: State) -> State:
     """Let those go whose last token is generated."""
 
-    def look(state: State) -> tuple[Scalar, Scalar]:
-        return kvcache.find_ending(state.slots, state.running, state.time)
+    def look(state: State) -> _Ending:
+        slot, next_end = kvcache.find_ending(state.slots, state.running, state.time)
+        return _Ending(slot < NEVER, next_end, kvcache.leaver(state.slots, slot, state.running))
 
-    def skip(state: State) -> tuple[Scalar, Scalar]:
-        return jnp.int32(NEVER), state.next_end
+    def skip(state: State) -> _Ending:
+        nobody = jax.tree.map(jnp.zeros_like, jax.eval_shape(look, state))
+        return nobody._replace(next_end=state.next_end)
 
-    def leave(carry: tuple[State, tuple[Scalar, Scalar]]) -> tuple[State, tuple[Scalar, Scalar]]:
-        state, (slot, _) = carry
-        column = kvcache.column(state.slots, slot)
+    def leave(carry: tuple[State, _Ending]) -> tuple[State, _Ending]:
+        state, ending = carry
+        column = ending.leaver.column
         early = column[kvcache.PLANNED_END] > state.time
-        state = _leave(policy, state, slot, column)
+        state = _leave(policy, state, ending.leaver)
         log = state.log
-        if instance.in_seconds:
+        if log.finish is not None:
             finish = put(log.finish, column[kvcache.REQUEST], state.clock.total)
             log = log._replace(finish=finish)
         state = state._replace(
@@ -344,9 +383,17 @@ def _complete(instance: Instance, policy: Policy, state: State) -> State:
         )
         return state, look(state)
 
-    found = lax.cond(state.next_end <= state.time, look, skip, state)
-    state, (_, next_end) = lax.while_loop(lambda carry: carry[1][0] < NEVER, leave, (state, found))
-    return state._replace(next_end=next_end)
+    ending = lax.cond(state.next_end <= state.time, look, skip, state)
+    state, ending = lax.while_loop(lambda carry: carry[1].found, leave, (state, ending))
+    return state._replace(next_end=ending.next_end)
+
+
+class _Ending(NamedTuple):
+    """Whether a request ends now, who it is, and a lower bound on the next end after that."""
+
+    found: Bool[Array, ""]
+    next_end: Scalar
+    leaver: Leaver
 
 
 def _note_first_tokens(state: State, before: Scalar) -> State:

@@ -6,8 +6,10 @@ every block of about √N places is kept, so that a change reads one block and t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
@@ -37,10 +39,10 @@ def create(keys: Int[Array, " N"]) -> Waiting:
 def insert(waiting: Waiting, place: Scalar, key: Scalar) -> Waiting:
     """Let a request wait."""
     block = place // (waiting.keys.shape[0] // waiting.minima.shape[0])
-    smallest = jnp.minimum(lax.dynamic_slice(waiting.minima, (block,), (1,)), key)
+    before = _alone(lambda: lax.dynamic_slice(waiting.minima, (block,), (1,)), block)
     return Waiting(
         lax.dynamic_update_slice(waiting.keys, key.reshape(1), (place,)),
-        lax.dynamic_update_slice(waiting.minima, smallest, (block,)),
+        lax.dynamic_update_slice(waiting.minima, jnp.minimum(before, key), (block,)),
         jnp.minimum(waiting.head, key),
     )
 
@@ -50,6 +52,20 @@ def remove(waiting: Waiting, place: Scalar) -> Waiting:
     size = waiting.keys.shape[0] // waiting.minima.shape[0]
     block = place // size
     keys = lax.dynamic_update_slice(waiting.keys, jnp.full(1, NEVER, jnp.int32), (place,))
-    smallest = tree_reduce(jnp.minimum, lax.dynamic_slice(keys, (block * size,), (size,)))
+
+    def smallest_of_block() -> Array:
+        return tree_reduce(jnp.minimum, lax.dynamic_slice(keys, (block * size,), (size,)))
+
+    smallest = _alone(smallest_of_block, block)
     minima = lax.dynamic_update_slice(waiting.minima, smallest.reshape(1), (block,))
-    return Waiting(keys, minima, tree_reduce(jnp.minimum, minima))
+    head = _alone(lambda: tree_reduce(jnp.minimum, minima), block)
+    return Waiting(keys, minima, head)
+
+
+def _alone(read: Callable[[], Array], index: Scalar) -> Array:
+    """`read()`, which uses an index ≥ 0, as a step of its own.
+
+    XLA would else fuse it with the update of the array that it reads, and copy the array for that.
+    """
+    shape = jax.eval_shape(read)
+    return lax.cond(index >= 0, read, lambda: jnp.zeros(shape.shape, shape.dtype))
