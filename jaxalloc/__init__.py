@@ -3,6 +3,6 @@
 from jaxalloc.scheduling import policies as policies
 from jaxalloc.scheduling.batch_time import BatchTime as BatchTime
 from jaxalloc.scheduling.requests import Requests as Requests
-from jaxalloc.scheduling.simulation import Schedule as Schedule
-from jaxalloc.scheduling.simulation import ScheduleStatus as ScheduleStatus
+from jaxalloc.scheduling.schedule import Schedule as Schedule
+from jaxalloc.scheduling.schedule import ScheduleStatus as ScheduleStatus
 from jaxalloc.scheduling.simulation import simulate as simulate

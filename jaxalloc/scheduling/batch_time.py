@@ -41,9 +41,10 @@ class BatchTime:
 
     def seconds(self, *, batch: Any, held: Any, prefill: Any) -> Array:
         """The length of one round, s."""
-        return (
+        seconds: Array = (
             jnp.asarray(self.base)
             + self.per_request * batch
             + self.per_token * held
             + self.per_prefill * prefill
         )
+        return seconds

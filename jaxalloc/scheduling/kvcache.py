@@ -28,11 +28,12 @@ from jaxtyping import Array, Int
 PLANNED_END, END, OFFSET, BOUND, START, REQUEST = range(6)
 NUM_ROWS = 6
 
-CHUNK = 128  # slots read in one go: wide enough for vectors, narrow enough for a small server
-NARROW = 32  # width at which a tree reduction hands over to an ordinary one
-NEVER = jnp.iinfo(jnp.int32).max
+CHUNK = 64  # slots read in one go: wide enough for vectors, narrow enough for a small server
+NARROW = 8  # width at which a tree reduction hands over to an ordinary one
+NEVER = (1 << 31) - 1
 
 Scalar = Int[Array, ""]
+Carry = tuple[Array, ...]
 
 
 class Slots(NamedTuple):
@@ -71,17 +72,19 @@ def tree_reduce(combine: Callable[[Array, Array], Array], values: Array) -> Arra
 
 
 def _over_chunks(
-    running: Scalar, width: int, body: Callable[[Scalar | int, int, tuple], tuple], init: tuple
-) -> tuple:
+    running: Scalar, width: int, body: Callable[[Scalar | int, int, Carry], Carry], init: Carry
+) -> Carry:
     """Fold `body(first slot, chunk width, carry)` over the chunks that hold running requests."""
     if width <= CHUNK:
         return body(0, width, init)
     chunks = (running + CHUNK - 1) // CHUNK
-    return lax.while_loop(
+    _, folded = lax.while_loop(
         lambda carry: carry[0] < chunks,
         lambda carry: (carry[0] + 1, body(carry[0] * CHUNK, CHUNK, carry[1])),
         (jnp.int32(0), init),
-    )[1]
+    )
+    result: Carry = folded
+    return result
 
 
 def _rows(slots: Slots, first: Scalar | int, width: int, *rows: int) -> list[Array]:
@@ -112,9 +115,11 @@ def earliest_start(
     planned is withdrawn (derived here).
 
     Args:
-      slots, running: who runs.
+      slots: the cache.
+      running: how many run.
       held: tokens held after this round by the running.
-      prompt, length: s and planned length õ of the request.
+      prompt: s of the request.
+      length: its planned length õ.
       time: t.
       capacity: M.
 
@@ -124,7 +129,7 @@ def earliest_start(
     end = time + length
     spare = capacity - prompt
 
-    def body(first: Scalar | int, width: int, carry: tuple) -> tuple:
+    def body(first: Scalar | int, width: int, carry: Carry) -> Carry:
         latest, usage = carry
         planned_end, offset = _rows(slots, first, width, PLANNED_END, OFFSET)
         planned = lax.dynamic_slice(slots.usage, (first,), (width,))
@@ -148,7 +153,7 @@ def plan(slots: Slots, running: Scalar, end: Scalar, offset: Scalar, sign: int) 
     Overdue slots change too, which does not matter: their usage is never read.
     """
 
-    def body(first: Scalar | int, width: int, carry: tuple) -> tuple:
+    def body(first: Scalar | int, width: int, carry: Carry) -> Carry:
         (usage,) = carry
         (planned_end,) = _rows(slots, first, width, PLANNED_END)
         change = jnp.where(planned_end <= end, sign * (offset + planned_end), 0)
@@ -217,7 +222,7 @@ def _column(slots: Slots, slot: Scalar) -> Int[Array, " 6"]:
 def find_ending(slots: Slots, running: Scalar, time: Scalar) -> tuple[Scalar, Scalar]:
     """The first slot whose request ends at `time` (or NEVER), and the next end after it."""
 
-    def body(first: Scalar | int, width: int, carry: tuple) -> tuple:
+    def body(first: Scalar | int, width: int, carry: Carry) -> Carry:
         slot, following = carry
         (end,) = _rows(slots, first, width, END)
         index = first + lax.iota(jnp.int32, width)
@@ -225,7 +230,9 @@ def find_ending(slots: Slots, running: Scalar, time: Scalar) -> tuple[Scalar, Sc
         later = tree_reduce(jnp.minimum, jnp.where(end > time, end, NEVER))
         return jnp.minimum(slot, here), jnp.minimum(following, later)
 
-    return _over_chunks(running, slots.usage.shape[0], body, (jnp.int32(NEVER), jnp.int32(NEVER)))
+    never = jnp.int32(NEVER)
+    slot, following = _over_chunks(running, slots.usage.shape[0], body, (never, never))
+    return slot, following
 
 
 def smallest_key(
@@ -239,7 +246,8 @@ def smallest_key(
     """The running request with the smallest key, ties by index (the larger first if `newest`).
 
     Args:
-      slots, running: who runs.
+      slots: the cache.
+      running: how many run.
       time: t.
       key: (bound, rounds since the last start) to a key below 2^(31 − tie_bits).
       tie_bits: bits of the largest request index, which is packed below the key.
@@ -251,7 +259,7 @@ def smallest_key(
     mask = (1 << tie_bits) - 1
     flip = mask if newest else 0
 
-    def body(first: Scalar | int, width: int, carry: tuple) -> tuple:
+    def body(first: Scalar | int, width: int, carry: Carry) -> Carry:
         end, bound, start, request = _rows(slots, first, width, END, BOUND, START, REQUEST)
         packed = (key(bound, time - start) << tie_bits) | (request ^ flip)
         best = tree_reduce(jnp.minimum, jnp.where(end > time, packed, NEVER))

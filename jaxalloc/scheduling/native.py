@@ -22,17 +22,20 @@ Inputs = TypeVar("Inputs")
 Outputs = TypeVar("Outputs")
 
 
+_metadata: Callable[..., contextlib.AbstractContextManager[None]] = set_xla_metadata
+
+
 @contextlib.contextmanager
 def _one_kernel() -> Iterator[None]:
     """Calls made here are compiled as one kernel each (read by XLA's CPU compiler)."""
-    with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
+    with _metadata(xla_cpu_small_call="true", inlineable="false"):
         yield
 
 
 @contextlib.contextmanager
 def _ordinary() -> Iterator[None]:
     """Undo `_one_kernel` for what is traced here."""
-    with set_xla_metadata(xla_cpu_small_call=None, inlineable=None):
+    with _metadata(xla_cpu_small_call=None, inlineable=None):
         yield
 
 
@@ -46,7 +49,8 @@ def _as_one_kernel(run: Callable[[Inputs], Outputs]) -> Callable[[Inputs], Outpu
 
     def call(inputs: Inputs) -> Outputs:
         with _one_kernel():
-            return body(inputs)
+            outputs: Outputs = body(inputs)
+        return outputs
 
     return call
 
@@ -56,7 +60,11 @@ def _sequential(run: Callable[[Inputs], Outputs]) -> Callable[[Inputs], Outputs]
 
     @custom_vmap
     def batched(inputs: Inputs) -> Outputs:
-        return _as_one_kernel(lambda values: lax.map(run, values))(inputs)
+        def each(inputs: Inputs) -> Outputs:
+            outputs: Outputs = lax.map(run, inputs)
+            return outputs
+
+        return _as_one_kernel(each)(inputs)
 
     @batched.def_vmap
     def flatten(size: int, is_batched: Inputs, inputs: Inputs) -> tuple[Outputs, Outputs]:
@@ -74,7 +82,8 @@ def _sequential(run: Callable[[Inputs], Outputs]) -> Callable[[Inputs], Outputs]
         outputs = batched(_broadcast(size, is_batched, inputs))
         return outputs, jax.tree.map(lambda _: True, outputs)
 
-    return single
+    chosen: Callable[[Inputs], Outputs] = single
+    return chosen
 
 
 def _broadcast(size: int, is_batched: Inputs, inputs: Inputs) -> Inputs:
@@ -84,9 +93,11 @@ def _broadcast(size: int, is_batched: Inputs, inputs: Inputs) -> Inputs:
         leaf if mapped else jnp.broadcast_to(leaf, (size, *leaf.shape))
         for leaf, mapped in zip(leaves, jax.tree.leaves(is_batched), strict=True)
     ]
-    return jax.tree.unflatten(structure, wide)
+    spread: Inputs = jax.tree.unflatten(structure, wide)
+    return spread
 
 
 def dispatch(run: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
     """`run(inputs)` in the form that the platform it is lowered for runs best."""
-    return lax.platform_dependent(inputs, cpu=_sequential(run), default=run)
+    outputs: Outputs = lax.platform_dependent(inputs, cpu=_sequential(run), default=run)
+    return outputs

@@ -63,8 +63,12 @@ class Requests:
         unless they are traced.
 
         Args:
-          prompt, output, lower, arrival: the fields, as `Requests` describes them.
-          upper, predicted: None stands for `output`, a perfect prediction.
+          prompt: tokens of the prompt.
+          output: tokens to generate; 0 is padding.
+          lower: lower bound of the output.
+          upper: its upper bound; None stands for `output`.
+          predicted: its point prediction; None stands for `output`.
+          arrival: rounds, or seconds.
 
         Raises:
           ValueError: a field does not broadcast or has a value outside its domain; the message

@@ -68,4 +68,5 @@ def _alone(read: Callable[[], Array], index: Scalar) -> Array:
     XLA would else fuse it with the update of the array that it reads, and copy the array for that.
     """
     shape = jax.eval_shape(read)
-    return lax.cond(index >= 0, read, lambda: jnp.zeros(shape.shape, shape.dtype))
+    found: Array = lax.cond(index >= 0, read, lambda: jnp.zeros(shape.shape, shape.dtype))
+    return found
