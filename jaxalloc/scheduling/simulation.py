@@ -55,17 +55,25 @@ def simulate(
     >>> schedule.finish.tolist(), float(schedule.total_latency), schedule.evictions.tolist()
     ([5, 4, 3], 12.0, [2, 0, 0])
     """
-    key = jax.random.key(0) if key is None else key
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    arguments = (requests, capacity, key, batch_time, max_rounds)
+    arguments = (requests, capacity, as_key(key), batch_time, max_rounds)
     if record is True:
-        short = _simulate(*arguments, policy=policy, slots=slots, record=0)
-        if isinstance(short.rounds, jax.core.Tracer):
-            raise ValueError("record = True under tracing: give the number of rounds to keep")
-        record = max(int(short.rounds), 1)
+        record = recorded_rounds(_simulate(*arguments, policy=policy, slots=slots, record=0))
     schedule: Schedule = _simulate(*arguments, policy=policy, slots=slots, record=int(record))
     return schedule
+
+
+def as_key(key: jax.Array | None) -> jax.Array:
+    """A typed key; None stands for key 0."""
+    if key is None:
+        return jax.random.key(0)
+    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+
+
+def recorded_rounds(schedule: Schedule | None) -> int:
+    """How many rounds to record: as many as were played without recording."""
+    if schedule is None or isinstance(schedule.rounds, jax.core.Tracer):
+        raise ValueError("record = True under tracing: give the number of rounds to keep")
+    return max(int(jnp.max(schedule.rounds)), 1)
 
 
 @jax.jit(static_argnames=("policy", "slots", "record"))

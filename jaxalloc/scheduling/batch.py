@@ -1,0 +1,165 @@
+"""`simulate_batch`: many instances, in chunks that suit the backend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxalloc.scheduling.batch_time import BatchTime
+from jaxalloc.scheduling.policies import Policy
+from jaxalloc.scheduling.requests import Requests
+from jaxalloc.scheduling.schedule import Schedule
+from jaxalloc.scheduling.simulation import as_key, recorded_rounds, simulate
+
+# A CPU runs the instances of a chunk one after another, and a chunk a thread; on an accelerator the
+# lanes of a chunk run together.
+CPU_CHUNK = 64
+ACCELERATOR_CHUNK = 4096
+
+Arguments = tuple[Requests, Array, Array | None, BatchTime | None, Array | None]
+
+
+def simulate_batch(
+    requests: Requests,
+    capacity: Any,
+    policy: Policy,
+    *,
+    key: jax.Array | None = None,
+    batch_time: BatchTime | None = None,
+    max_rounds: Any = None,
+    slots: int | None = None,
+    record: bool | int = False,
+) -> Schedule:
+    """`simulate` over the leading axes of `requests`, all processor cores at work.
+
+    `capacity`, `max_rounds` and the fields of `batch_time` broadcast to the leading axes *B. A
+    single `key` is split, one for every instance; keys of shape [*B] are taken as they are.
+
+    >>> import jaxalloc
+    >>> requests = jaxalloc.Requests.create(prompt=1, output=[[2, 4, 3], [2, 2, 0]], upper=4)
+    >>> schedule = jaxalloc.simulate_batch(requests, 8, jaxalloc.policies.AMax())
+    >>> schedule.finish.tolist(), schedule.total_latency.tolist()
+    ([[2, 6, 7], [2, 4, -1]], [15.0, 6.0])
+    """
+    shape = requests.batch_shape
+    size = int(np.prod(shape, dtype=int))
+
+    def flat(leaf: Any) -> Array:
+        return jnp.broadcast_to(jnp.asarray(leaf), shape).reshape(size)
+
+    many = jax.tree.map(lambda x: x.reshape(size, -1), requests)
+    arguments: Arguments = (
+        many,
+        flat(capacity),
+        _key_data(key, size) if policy.draws else None,
+        jax.tree.map(flat, batch_time),
+        None if max_rounds is None else flat(max_rounds),
+    )
+    run = _Runner(policy, slots)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
+    if record is True:
+        record = recorded_rounds(run.all(arguments, 0) if not traced else None)
+    schedule = run.chunk(arguments, record) if traced or size == 0 else run.all(arguments, record)
+    result: Schedule = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), schedule)
+    return result
+
+
+def _key_data(key: jax.Array | None, size: int) -> Array:
+    """[size, words] one key an instance, as plain integers."""
+    keys = as_key(key)
+    keys = keys.reshape(size) if keys.ndim else jax.random.split(keys, size)
+    data: Array = jax.random.key_data(keys)
+    return data
+
+
+class _Runner:
+    """One policy's simulations: a chunk at once, or all chunks in turn."""
+
+    def __init__(self, policy: Policy, slots: int | None) -> None:
+        self.policy, self.slots = policy, slots
+
+    def chunk(self, arguments: Arguments, record: int) -> Schedule:
+        """All the instances given, in one call."""
+        schedule: Schedule = _many(
+            *arguments, policy=self.policy, slots=self.slots, record=int(record)
+        )
+        return schedule
+
+    def all(self, arguments: Arguments, record: int) -> Schedule:
+        """All the instances given, chunk by chunk."""
+        size = arguments[1].shape[0]
+        on_cpu = jax.default_backend() == "cpu"
+        workers = min(len(os.sched_getaffinity(0)), size) if on_cpu else 1
+        chunk = min(-(-size // workers), CPU_CHUNK if on_cpu else ACCELERATOR_CHUNK)
+        count = -(-size // chunk)
+        if count == 1:
+            return self.chunk(arguments, record)
+        # The last chunk is filled with copies of the last instance, which are cut off again.
+        extra = count * chunk - size
+        host = jax.tree.map(lambda x: _extend(np.asarray(x), extra), arguments)
+
+        def work(first: int) -> Schedule:
+            schedule = self.chunk(jax.tree.map(lambda x: x[first : first + chunk], host), record)
+            schedule.status.block_until_ready()
+            return schedule
+
+        parts = _map_threads(work, list(range(0, size, chunk)), workers)
+        whole: Schedule = jax.tree.map(
+            lambda *xs: jnp.asarray(np.concatenate([np.asarray(x) for x in xs])[:size]), *parts
+        )
+        return whole
+
+
+def _extend(values: np.ndarray[Any, Any], extra: int) -> np.ndarray[Any, Any]:
+    """`values` with the last row repeated."""
+    return np.concatenate([values, np.repeat(values[-1:], extra, axis=0)]) if extra else values
+
+
+def _map_threads(work: Callable[[Any], Schedule], items: list[Any], workers: int) -> list[Schedule]:
+    """`[work(item) for item in items]` by several threads; a compilation waits for its like."""
+    if workers < 2 or len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, items))
+
+
+@jax.jit(static_argnames=("policy", "slots", "record"))
+def _many(
+    requests: Requests,
+    capacity: Array,
+    key_data: Array | None,
+    batch_time: BatchTime | None,
+    max_rounds: Array | None,
+    *,
+    policy: Policy,
+    slots: int | None,
+    record: int,
+) -> Schedule:
+    """One chunk."""
+
+    def one(
+        requests: Requests,
+        capacity: Array,
+        key_data: Array | None,
+        batch_time: BatchTime | None,
+        max_rounds: Array | None,
+    ) -> Schedule:
+        return simulate(
+            requests,
+            capacity,
+            policy,
+            key=None if key_data is None else jax.random.wrap_key_data(key_data),
+            batch_time=batch_time,
+            max_rounds=max_rounds,
+            slots=slots,
+            record=record,
+        )
+
+    return jax.vmap(one)(requests, capacity, key_data, batch_time, max_rounds)
