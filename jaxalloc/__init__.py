@@ -1,1 +1,23 @@
 """jaxalloc: thinking-token budgets and KV-cache schedules for LLM servers, exact and batched."""
+
+from jaxalloc.allocation.batch import solve_batch, status_fractions
+from jaxalloc.allocation.mg1 import mean_system_time, mean_wait, utilization
+from jaxalloc.allocation.newton import Newton
+from jaxalloc.allocation.objective import mean_accuracy, objective
+from jaxalloc.allocation.optimum import Allocation, Status, solve
+from jaxalloc.allocation.workload import Workload
+
+__all__ = [
+    "Allocation",
+    "Newton",
+    "Status",
+    "Workload",
+    "mean_accuracy",
+    "mean_system_time",
+    "mean_wait",
+    "objective",
+    "solve",
+    "solve_batch",
+    "status_fractions",
+    "utilization",
+]
