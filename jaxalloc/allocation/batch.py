@@ -48,8 +48,9 @@ def solve_batch(
     >>> workloads = jaxalloc.Workload.create(
     ...     arrival_rate=jnp.array([0.1, 1.0, 20.0]), mix=[1.0], gain=0.5, decay=1e-3, floor=0.2,
     ...     base_time=0.1, time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=20.0)
-    >>> jaxalloc.status_fractions(jaxalloc.solve_batch(workloads))["INFEASIBLE"].round(2)
-    np.float64(0.33)
+    >>> fractions = jaxalloc.status_fractions(jaxalloc.solve_batch(workloads))
+    >>> print(f"{fractions['INFEASIBLE']:.2f}")
+    0.33
     """
     shape = np.broadcast_shapes(
         *(

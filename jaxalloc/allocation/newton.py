@@ -36,7 +36,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jaxalloc.allocation.mg1 import variability
-from jaxalloc.allocation.objective import Point, evaluate, increase, violated
+from jaxalloc.allocation.objective import Point, evaluate, total_increase, violated
 from jaxalloc.allocation.solver import largest_imbalance, move
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 
@@ -112,7 +112,7 @@ def is_increase(workload: Workload, start: Point, end: Point) -> Flag:
     reach = weight * workload.time_per_token * (end.tokens - start.tokens)
     slope = jnp.sum(reach * start.price * start.excess)
     end_slope = jnp.sum(reach * end.price * end.excess)
-    rises = increase(workload, start, end) >= _SUFFICIENT_INCREASE * slope
+    rises = total_increase(workload, start, end.tokens) >= _SUFFICIENT_INCREASE * slope
     return (slope > 0) & ((end_slope >= 0) | rises)
 
 

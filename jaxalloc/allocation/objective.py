@@ -81,12 +81,7 @@ def evaluate(workload: Workload, tokens: Tokens) -> Point:
     load_price = workload.arrival_rate / idle
     base_price = 1 + jnp.square(load_price) * second_moment / 2
     price = base_price + load_price * kappa * time
-    steepest = workload.accuracy_weight * workload.gain * workload.decay
-    imbalance = jnp.clip(
-        jnp.log(steepest / (workload.time_per_token * price)) - workload.decay * tokens,
-        _SMALLEST_IMBALANCE,
-        _LARGEST_IMBALANCE,
-    )
+    imbalance = own_imbalance(workload, tokens, price)
     return Point(
         tokens=tokens,
         time=time,
@@ -97,6 +92,16 @@ def evaluate(workload: Workload, tokens: Tokens) -> Point:
         price=price,
         imbalance=imbalance,
         excess=jnp.expm1(imbalance),
+    )
+
+
+def own_imbalance(workload: Workload, tokens: Tokens, price: Tokens) -> Tokens:
+    """ln(up / down) of every type at given prices, ln(α A b / (c m)) - b l."""
+    steepest = workload.accuracy_weight * workload.gain * workload.decay
+    return jnp.clip(
+        jnp.log(steepest / (workload.time_per_token * price)) - workload.decay * tokens,
+        _SMALLEST_IMBALANCE,
+        _LARGEST_IMBALANCE,
     )
 
 
@@ -137,22 +142,44 @@ def residual(workload: Workload, point: Point) -> Scalar:
     return jnp.where(point.idle > 0, largest, jnp.inf)
 
 
-def increase(workload: Workload, start: Point, end: Point) -> Scalar:
-    """J(end) - J(start) to full relative precision, where the two values agree in most digits.
+class Difference(NamedTuple):
+    """What each type adds to a difference of J when its tokens change."""
 
-    ΔE[T] = Δm1 + λ (ΔV d + V λ Δm1) / (2 d d′) with every difference formed from Δl (derived here);
-    -inf where the end is unstable.
+    gained: Tokens  # α Δ(π p), s
+    first: Tokens  # Δ(π t), s
+    second: Tokens  # Δ(π κ t²), s²
+
+
+def difference(workload: Workload, start: Point, tokens: Tokens) -> Difference:
+    """The parts of J(tokens) - J(start), every one formed from Δl and so free of cancellation."""
+    step = tokens - start.tokens
+    first = workload.mix * workload.time_per_token * step
+    twice = 2 * start.time + workload.time_per_token * step
+    up = workload.time_per_token * start.price * (1 + start.excess)
+    return Difference(
+        gained=-workload.mix * up / workload.decay * jnp.expm1(-workload.decay * step),
+        first=first,
+        second=variability(workload) * first * twice,
+    )
+
+
+def increase(workload: Workload, start: Point, parts: Difference) -> Scalar:
+    """J(tokens) - J(start) to full relative precision, where the values agree in most digits.
+
+    ΔE[T] = Δm1 + λ (ΔV d + V λ Δm1) / (2 d d′) (derived here); -inf where the queue is unstable.
+    The parts are sums over types, or vectors for as many separate changes.
     """
     rate = workload.arrival_rate
-    step = end.tokens - start.tokens
-    seconds = workload.mix * workload.time_per_token * step
-    first = jnp.sum(seconds)
-    second = jnp.sum(variability(workload) * seconds * (start.time + end.time))
-    wait = rate * (second * start.idle + start.second_moment * rate * first)
-    wait = wait / (2 * start.idle * end.idle)
-    up = workload.time_per_token * start.price * (1 + start.excess)
-    gained = -workload.mix * up / workload.decay * jnp.expm1(-workload.decay * step)
-    return jnp.where(end.idle > 0, jnp.sum(gained) - first - wait, -jnp.inf)
+    idle = start.idle - rate * parts.first
+    wait = rate * (parts.second * start.idle + start.second_moment * rate * parts.first)
+    wait = wait / (2 * start.idle * jnp.where(idle > 0, idle, 1))
+    return jnp.where(idle > 0, parts.gained - parts.first - wait, -jnp.inf)
+
+
+def total_increase(workload: Workload, start: Point, tokens: Tokens) -> Scalar:
+    """J(tokens) - J(start), all types changing together."""
+    parts = difference(workload, start, tokens)
+    return increase(workload, start, Difference(*(jnp.sum(part) for part in parts)))
 
 
 def is_feasible(workload: Workload) -> Flag:

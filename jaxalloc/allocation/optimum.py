@@ -151,8 +151,8 @@ def solve(
     >>> workload = jaxalloc.Workload.create(
     ...     arrival_rate=0.0, mix=[1.0], gain=0.5, decay=1e-3, floor=0.0, base_time=0.1,
     ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=20.0)
-    >>> print(jaxalloc.solve(workload).tokens.round(1))  # ln(20 · 0.5) / 1e-3
-    [2302.6]
+    >>> print(f"{jaxalloc.solve(workload).tokens[0]:.1f}")  # ln(20 · 0.5) / 1e-3
+    2302.6
     """
     dtype = workload.dtype
     workload = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)

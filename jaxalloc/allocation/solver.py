@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxalloc.allocation.objective import Point, violated
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 
-_KEPT_IDLE = 0.2  # of the idle fraction d, in one step
+_KEPT_IDLE = 0.2  # share of the idle fraction d that one step leaves
 
 
 class State(Protocol):
@@ -42,13 +42,15 @@ class Solver(Protocol):
         """The next `State`."""
 
 
-def move(workload: Workload, point: Point, step: Tokens) -> Tokens:
-    """Go along `step`, to the bounds exactly, and as far as enough idle time is left."""
+def move(
+    workload: Workload, point: Point, step: Tokens, *, kept_idle: float = _KEPT_IDLE
+) -> Tokens:
+    """Go along `step`, to the bounds exactly, and only as far as keeps that share of d."""
     target = point.tokens + step
     target = jnp.where(step <= workload.min_tokens - point.tokens, workload.min_tokens, target)
     target = jnp.where(step >= workload.max_tokens - point.tokens, workload.max_tokens, target)
     used = workload.arrival_rate * jnp.sum(workload.mix * workload.time_per_token * step)
-    limit = (1 - _KEPT_IDLE) * point.idle
+    limit = (1 - kept_idle) * point.idle
     part = point.tokens + limit / jnp.where(used > limit, used, 1) * step
     target = jnp.where(used > limit, part, target)
     return jnp.clip(target, workload.min_tokens, workload.max_tokens)
