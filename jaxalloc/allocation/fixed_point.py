@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jaxalloc.allocation.mg1 import service_moments, service_time, variability
-from jaxalloc.allocation.objective import Point, evaluate, own_imbalance
+from jaxalloc.allocation.objective import Point, distance, evaluate, own_imbalance
 from jaxalloc.allocation.solver import move
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 
@@ -29,6 +29,7 @@ class FixedPointState(NamedTuple):
     """Where the iteration stands."""
 
     point: Point
+    distance: Scalar
     stalled: Flag
 
 
@@ -54,7 +55,7 @@ class FixedPoint:
 
     def init(self, workload: Workload, start: Point) -> FixedPointState:
         """Begin at `start`, which is stable."""
-        return FixedPointState(point=start, stalled=jnp.array(False))
+        return FixedPointState(start, distance(workload, start), jnp.array(False))
 
     def step(self, workload: Workload, state: FixedPointState) -> FixedPointState:
         """Apply the map once."""
@@ -64,9 +65,11 @@ class FixedPoint:
         else:
             target = point.tokens + point.imbalance / workload.decay
         target = jnp.clip(target, workload.min_tokens, workload.max_tokens)
-        step = self.damping * (target - point.tokens)
-        end = evaluate(workload, move(workload, point, step, kept_idle=_KEPT_IDLE))
-        return FixedPointState(point=end, stalled=jnp.all(end.tokens == point.tokens))
+        if self.damping < 1:
+            target = point.tokens + self.damping * (target - point.tokens)
+        end = evaluate(workload, move(workload, point, target, kept_idle=_KEPT_IDLE))
+        stalled = jnp.all(end.tokens == point.tokens)
+        return FixedPointState(end, distance(workload, end), stalled)
 
 
 def own_optimum(workload: Workload, load_price: Scalar, base_price: Scalar) -> Tokens:

@@ -36,8 +36,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jaxalloc.allocation.mg1 import variability
-from jaxalloc.allocation.objective import Point, evaluate, total_increase, violated
-from jaxalloc.allocation.solver import largest_imbalance, move
+from jaxalloc.allocation.objective import (
+    Point,
+    distance,
+    evaluate,
+    total_increase,
+    violated,
+)
+from jaxalloc.allocation.solver import move
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 
 Sides = Int[Array, "K"]  # -1 at the lower bound, 1 at the upper bound, 0 free
@@ -55,9 +61,10 @@ class NewtonState(NamedTuple):
     """Where the iteration stands."""
 
     point: Point
+    distance: Scalar
     stalled: Flag
+    least: Scalar  # the smallest distance so far
     damping: Scalar  # μ
-    distance: Scalar  # largest violated |ln(up/down)|, the smallest so far
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,33 +82,28 @@ class Newton:
 
     def init(self, workload: Workload, start: Point) -> NewtonState:
         """Begin at `start`, which is stable."""
-        return NewtonState(
-            point=start,
-            stalled=jnp.array(False),
-            damping=jnp.zeros_like(start.idle),
-            distance=largest_imbalance(workload, start),
-        )
+        away = distance(workload, start)
+        return NewtonState(start, away, jnp.array(False), away, jnp.zeros_like(away))
 
     def step(self, workload: Workload, state: NewtonState) -> NewtonState:
         """One trial step, taken if it is good enough; else the damping grows."""
         start = state.point
         model = build_model(workload, start, state.damping)
-        step = maximize_model(model, start_sides(workload, start))
-        end = evaluate(workload, move(workload, start, step))
-        distance = largest_imbalance(workload, end)
-        accepted = (end.idle > 0) & (
-            (distance <= state.distance / 2) | is_increase(workload, start, end)
-        )
+        target = maximize_model(workload, start, model)
+        end = evaluate(workload, move(workload, start, target))
+        away = distance(workload, end)
+        accepted = (end.idle > 0) & ((away <= state.least / 2) | is_increase(workload, start, end))
         damping = jnp.where(
             accepted,
             state.damping * _DAMPING_DECAY,
             jnp.maximum(state.damping * _DAMPING_GROWTH, _FIRST_DAMPING),
         )
         return NewtonState(
-            point=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), end, start),
+            point=jax.lax.cond(accepted, lambda: end, lambda: start),
+            distance=jnp.where(accepted, away, state.distance),
             stalled=damping > _MOST_DAMPING,
+            least=jnp.where(accepted, jnp.minimum(away, state.least), state.least),
             damping=jnp.where(damping < _LEAST_DAMPING, 0, damping),
-            distance=jnp.where(accepted, jnp.minimum(distance, state.distance), state.distance),
         )
 
 
@@ -112,8 +114,12 @@ def is_increase(workload: Workload, start: Point, end: Point) -> Flag:
     reach = weight * workload.time_per_token * (end.tokens - start.tokens)
     slope = jnp.sum(reach * start.price * start.excess)
     end_slope = jnp.sum(reach * end.price * end.excess)
-    rises = total_increase(workload, start, end.tokens) >= _SUFFICIENT_INCREASE * slope
-    return (slope > 0) & ((end_slope >= 0) | rises)
+    rises = jax.lax.cond(
+        end_slope >= 0,
+        lambda: jnp.array(True),
+        lambda: total_increase(workload, start, end.tokens) >= _SUFFICIENT_INCREASE * slope,
+    )
+    return (slope > 0) & rises
 
 
 def start_sides(workload: Workload, point: Point) -> Sides:
@@ -165,23 +171,27 @@ def couple(model: Model, side: Sides) -> tuple[Scalar, Scalar]:
     gain = jnp.where(free, model.weight / model.diagonal, 0)
     bound = jnp.where(side < 0, model.lower, model.upper)
     fixed = gain * model.slope + jnp.where(free, 0, model.weight * bound)
-    b1, b2 = jnp.sum(fixed), jnp.sum(model.time * fixed)
-    a11 = 1 + model.cross * jnp.sum(gain * model.load)
-    a12 = model.cross * jnp.sum(gain)
-    a21 = model.cross * jnp.sum(gain * model.time * model.load)
-    a22 = 1 + model.cross * jnp.sum(gain * model.time)
+    b1, b2, s1, s2, s3, s4 = sums(
+        fixed,
+        model.time * fixed,
+        gain * model.load,
+        gain,
+        gain * model.time * model.load,
+        gain * model.time,
+    )
+    a11, a12 = 1 + model.cross * s1, model.cross * s2
+    a21, a22 = model.cross * s3, 1 + model.cross * s4
     determinant = a11 * a22 - a12 * a21
     return (b1 * a22 - a12 * b2) / determinant, (a11 * b2 - a21 * b1) / determinant
 
 
-def maximize_model(model: Model, side: Sides) -> Tokens:
-    """The step δ that maximizes the model over the box, from a first guess of the bound types."""
+def maximize_model(workload: Workload, point: Point, model: Model) -> Tokens:
+    """The tokens that maximize the model over the box; types at a bound are there exactly."""
 
     def respond(side: Sides) -> tuple[Tokens, Sides]:
         x, y = couple(model, side)
         step = (model.slope - model.cross * (model.load * x + y)) / model.diagonal
-        next_side = (step >= model.upper).astype(jnp.int32) - (step <= model.lower)
-        return step, next_side
+        return step, (step >= model.upper).astype(jnp.int32) - (step <= model.lower)
 
     def unfinished(carry: tuple[Tokens, Sides, Flag, Array]) -> Flag:
         return carry[2] & (carry[3] < _MAX_SETS)
@@ -193,6 +203,17 @@ def maximize_model(model: Model, side: Sides) -> Tokens:
         step, next_side = respond(side)
         return step, next_side, jnp.any(next_side != side), count + 1
 
-    start = (jnp.zeros_like(model.slope), side, jnp.array(True), jnp.int32(0))
-    step = jax.lax.while_loop(unfinished, update, start)[0]
-    return jnp.clip(step, model.lower, model.upper)
+    first = (jnp.zeros_like(model.slope), start_sides(workload, point), jnp.array(True))
+    step, side, _, _ = jax.lax.while_loop(unfinished, update, (*first, jnp.int32(0)))
+    target = jnp.where(side < 0, workload.min_tokens, point.tokens + step)
+    return jnp.where(side > 0, workload.max_tokens, target)
+
+
+def sums(*terms: Tokens) -> tuple[Scalar, ...]:
+    """The sums over types of several vectors, in one pass."""
+    zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
+    return tuple(
+        jax.lax.reduce(
+            terms, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), (0,)
+        )
+    )

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxalloc.allocation.mg1 import mean_system_time, service_time, variability
-from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
+from jaxalloc.allocation.workload import Flag, Mask, Scalar, Tokens, Workload
 
 # ln(up/down) is kept finite: no step needs to know more of a type this far out of balance.
 _LARGEST_IMBALANCE = 80.0  # e^80 is still a float32
@@ -91,7 +91,7 @@ def evaluate(workload: Workload, tokens: Tokens) -> Point:
         base_price=base_price,
         price=price,
         imbalance=imbalance,
-        excess=jnp.expm1(imbalance),
+        excess=jnp.exp(imbalance) - 1,
     )
 
 
@@ -128,18 +128,25 @@ def curvature(workload: Workload, tokens: Tokens) -> Curvature:
     )
 
 
-def violated(workload: Workload, point: Point) -> Tokens:
+def violated(workload: Workload, point: Point) -> Mask:
     """Where a type's imbalance counts: not where it pushes against the bound the type sits at."""
     at_min = point.tokens <= workload.min_tokens
     at_max = point.tokens >= workload.max_tokens
-    return ~((at_min & (point.excess <= 0)) | (at_max & (point.excess >= 0)))
+    return ~((at_min & (point.imbalance <= 0)) | (at_max & (point.imbalance >= 0)))
 
 
-def residual(workload: Workload, point: Point) -> Scalar:
-    """Largest violated |up - down| / (up + down), in [0, 1]; inf where the queue is unstable."""
-    relative = jnp.abs(point.excess) / (2 + point.excess)
-    largest = jnp.max(jnp.where(violated(workload, point), relative, 0))
+def distance(workload: Workload, point: Point) -> Scalar:
+    """Largest violated |ln(up / down)|, which also tells far from very far; inf if not stable."""
+    largest = jnp.max(jnp.where(violated(workload, point), jnp.abs(point.imbalance), 0))
     return jnp.where(point.idle > 0, largest, jnp.inf)
+
+
+def residual(distance: Scalar) -> Scalar:
+    """Largest violated |up - down| / (up + down), in [0, 1], from the distance: tanh(distance/2).
+
+    inf where the queue is unstable.
+    """
+    return jnp.where(distance < jnp.inf, jnp.tanh(distance / 2), jnp.inf)
 
 
 class Difference(NamedTuple):

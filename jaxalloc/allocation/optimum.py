@@ -17,9 +17,18 @@ from jaxalloc.allocation.solver import Solver, move
 from jaxalloc.allocation.workload import Flag, PerServer, PerType, Scalar, Tokens, Workload
 
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-5}
-_ROUNDING_FLOOR = 4.0  # in units of eps: below it a residual cannot halve any more
+_ROUNDING_FLOOR = 16.0  # in units of eps: below it a residual cannot halve any more
 _LEAST_IDLE_TO_START = 1e-3  # of what is idle at min_tokens, for `initial` to be used
-_NON_NEGATIVE = ("arrival_rate", "mix", "gain", "floor", "base_time", "min_tokens", "service_cv")
+_NON_NEGATIVE = (
+    "arrival_rate",
+    "mix",
+    "gain",
+    "floor",
+    "base_time",
+    "min_tokens",
+    "accuracy_weight",
+    "service_cv",
+)
 
 
 class Status(enum.IntEnum):
@@ -63,17 +72,15 @@ class Progress(NamedTuple):
 
 def classify(workload: Workload) -> Int[Array, ""]:
     """The status that a lane has before any step; CONVERGED stands for "can be solved"."""
-    finite = jnp.array(True)
+    finite, valid = jnp.array(True), workload.min_tokens <= workload.max_tokens
     for field in jax.tree.leaves(workload):
-        finite &= jnp.all(jnp.isfinite(field))
-    valid = jnp.all(workload.min_tokens <= workload.max_tokens)
-    valid &= jnp.all(workload.decay > 0) & jnp.all(workload.time_per_token > 0)
-    valid &= workload.accuracy_weight >= 0
+        finite = finite & jnp.isfinite(field)
     for name in _NON_NEGATIVE:
-        valid &= jnp.all(getattr(workload, name) >= 0)
+        valid &= getattr(workload, name) >= 0
+    valid &= (workload.decay > 0) & (workload.time_per_token > 0)
     feasible = jnp.where(is_feasible(workload), Status.CONVERGED, Status.INFEASIBLE)
-    invalid = jnp.where(valid, feasible, Status.INVALID)
-    return jnp.where(finite, invalid, Status.NON_FINITE).astype(jnp.int32)
+    invalid = jnp.where(jnp.all(valid), feasible, Status.INVALID)
+    return jnp.where(jnp.all(finite), invalid, Status.NON_FINITE).astype(jnp.int32)
 
 
 def first_point(workload: Workload, initial: Tokens | None) -> Point:
@@ -84,9 +91,9 @@ def first_point(workload: Workload, initial: Tokens | None) -> Point:
     """
     lowest = evaluate(workload, workload.min_tokens)
     own = lowest.load_price * variability(workload) * workload.time_per_token / lowest.price
-    step = jnp.maximum(lowest.imbalance, 0) / (workload.decay + own)
-    step = jnp.minimum(step, workload.max_tokens - workload.min_tokens)
-    guess = move(workload, lowest, step)
+    rise = jnp.maximum(lowest.imbalance, 0) / (workload.decay + own)
+    target = jnp.minimum(workload.min_tokens + rise, workload.max_tokens)
+    guess = move(workload, lowest, target)
     if initial is not None:
         wanted = jnp.where(jnp.isfinite(initial), initial, workload.min_tokens)
         wanted = jnp.clip(wanted, workload.min_tokens, workload.max_tokens)
@@ -107,7 +114,7 @@ def run(workload: Workload, solver: Solver, start: Point, solvable: Flag) -> Pro
 
     def advance(progress: Progress) -> Progress:
         state = solver.step(workload, progress.state)
-        now = residual(workload, state.point)
+        now = residual(state.distance)
         better = now < progress.residual
         return Progress(
             state=state,
@@ -117,10 +124,11 @@ def run(workload: Workload, solver: Solver, start: Point, solvable: Flag) -> Pro
             steps=progress.steps + 1,
         )
 
+    state = solver.init(workload, start)
     first = Progress(
-        state=solver.init(workload, start),
-        tokens=start.tokens,
-        residual=residual(workload, start),
+        state=state,
+        tokens=state.point.tokens,
+        residual=residual(state.distance),
         halved=jnp.array(True),
         steps=jnp.int32(0),
     )

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from jaxalloc.allocation.mg1 import mean_system_time, service_time, variability
-from jaxalloc.allocation.objective import Point, evaluate, mean_accuracy, total_increase
+from jaxalloc.allocation.objective import (
+    Point,
+    distance,
+    evaluate,
+    mean_accuracy,
+    total_increase,
+)
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 
 _SUFFICIENT_INCREASE = 1e-4
@@ -23,6 +29,7 @@ class ProjectedGradientState(NamedTuple):
     """Where the iteration stands."""
 
     point: Point
+    distance: Scalar
     stalled: Flag
     step: Scalar  # length, in the metric's unit
     least_idle: Scalar  # the stable set is {d >= least_idle}
@@ -59,7 +66,8 @@ class ProjectedGradient:
             start = evaluate(workload, project(workload, start.tokens, least_idle))
         else:
             step = jnp.ones_like(start.idle)
-        return ProjectedGradientState(start, jnp.array(False), step, least_idle)
+        away = distance(workload, start)
+        return ProjectedGradientState(start, away, jnp.array(False), step, least_idle)
 
     def step(self, workload: Workload, state: ProjectedGradientState) -> ProjectedGradientState:
         """One step, or one trial of the backtracking."""
@@ -71,9 +79,9 @@ class ProjectedGradient:
         point = state.point
         slope = workload.mix * workload.time_per_token * point.price * point.excess
         target = project(workload, point.tokens + state.step * slope, state.least_idle)
-        return state._replace(
-            point=evaluate(workload, target), stalled=jnp.all(target == point.tokens)
-        )
+        end = evaluate(workload, target)
+        stalled = jnp.all(target == point.tokens)
+        return state._replace(point=end, distance=distance(workload, end), stalled=stalled)
 
 
 def _try(workload: Workload, state: ProjectedGradientState) -> ProjectedGradientState:
@@ -90,6 +98,7 @@ def _try(workload: Workload, state: ProjectedGradientState) -> ProjectedGradient
     accepted = (end.idle > 0) & (gained >= _SUFFICIENT_INCREASE * slope)
     return state._replace(
         point=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), end, start),
+        distance=jnp.where(accepted, distance(workload, end), state.distance),
         stalled=~accepted & (state.step < _LEAST_STEP),
         step=jnp.where(accepted, jnp.minimum(2 * state.step, _MOST_STEP), state.step / 2),
     )

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import jax.numpy as jnp
 
-from jaxalloc.allocation.objective import Point, violated
+from jaxalloc.allocation.objective import Point
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 
 _KEPT_IDLE = 0.2  # share of the idle fraction d that one step leaves
@@ -18,6 +18,10 @@ class State(Protocol):
     @property
     def point(self) -> Point:
         """Where it stands; always stable."""
+
+    @property
+    def distance(self) -> Scalar:
+        """`objective.distance` of the point."""
 
     @property
     def stalled(self) -> Flag:
@@ -43,19 +47,12 @@ class Solver(Protocol):
 
 
 def move(
-    workload: Workload, point: Point, step: Tokens, *, kept_idle: float = _KEPT_IDLE
+    workload: Workload, point: Point, target: Tokens, *, kept_idle: float = _KEPT_IDLE
 ) -> Tokens:
-    """Go along `step`, to the bounds exactly, and only as far as keeps that share of d."""
-    target = point.tokens + step
-    target = jnp.where(step <= workload.min_tokens - point.tokens, workload.min_tokens, target)
-    target = jnp.where(step >= workload.max_tokens - point.tokens, workload.max_tokens, target)
+    """Go to `target`, which is in the box, or only as far as keeps that share of d."""
+    step = target - point.tokens
     used = workload.arrival_rate * jnp.sum(workload.mix * workload.time_per_token * step)
     limit = (1 - kept_idle) * point.idle
-    part = point.tokens + limit / jnp.where(used > limit, used, 1) * step
-    target = jnp.where(used > limit, part, target)
-    return jnp.clip(target, workload.min_tokens, workload.max_tokens)
-
-
-def largest_imbalance(workload: Workload, point: Point) -> Scalar:
-    """Largest violated |ln(up/down)|; unlike the residual it also tells far from very far."""
-    return jnp.max(jnp.where(violated(workload, point), jnp.abs(point.imbalance), 0))
+    short = point.tokens + limit / jnp.where(used > limit, used, 1) * step
+    short = jnp.clip(short, workload.min_tokens, workload.max_tokens)
+    return jnp.where(used > limit, short, target)
