@@ -40,7 +40,10 @@ def make_app() -> typer.Typer:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"jaxalloc {metadata.version('jaxalloc')}")
+        try:
+            typer.echo(f"jaxalloc {metadata.version('jaxalloc')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("jaxalloc (not installed: run from its sources)")
         raise typer.Exit
 
 
@@ -83,4 +86,5 @@ def _usage(error: typer.TyperException) -> str:
     describe = getattr(error, "format_message", error.__str__)
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "jaxalloc"
-    return f"{str(describe()).rstrip('.')}: see {command} --help"
+    message = str(describe()).rstrip(".").replace("Value error, ", "")
+    return f"{message}: see {command} --help"

@@ -32,8 +32,10 @@ def make_table(*columns: str) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    first, *numbers = columns
+    table.add_column(first, overflow="fold")  # only names give way on a narrow terminal
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
@@ -51,6 +53,7 @@ def show(*tables: Any) -> None:
     """Print tables and lines on stdout."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=False)
+    # Names of tasks and files are text, whatever brackets and colons they hold.
+    console = Console(highlight=False, markup=False, emoji=False)
     for table in tables:
         console.print(table)

@@ -40,7 +40,7 @@ def presets(
     else:
         table = make_totals()
         for known, file in files.items():
-            table.add_row("preset", f"[bold]{known}[/bold]")
+            table.add_row("preset", known)
             table.add_row("tasks", ", ".join(file.task_names))
             table.add_row("source", file.source or "")
             table.add_row("note", file.note or "")

@@ -46,8 +46,8 @@ def column_names(grid: Grid) -> tuple[str, ...]:
 
 
 def solve_grid(grid: Grid, solver: Any, chunk_size: int) -> Iterator[Chunk]:
-    """Solve a grid in C order of its axes, `chunk_size` configurations at a time."""
-    rows = min(chunk_size, grid.size)
+    """Solve a grid in C order of its axes, at most `chunk_size` configurations at a time."""
+    rows = -(-grid.size // -(-grid.size // chunk_size))  # even chunks: little to fill up
     for start in range(0, grid.size, rows):
         stop = min(start + rows, grid.size)
         batch = workloads(grid, start, stop, rows)

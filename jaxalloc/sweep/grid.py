@@ -103,7 +103,7 @@ def _unknown_field(name: str, field: str) -> str:
 
 
 def _parse_values(name: str, text: str) -> tuple[np.ndarray[Any, np.dtype[np.float64]], bool]:
-    """[n] values of `a`, `a:b:n` or `a:b:n:log`, ends included, and whether they are logarithmic."""
+    """[n] values of `a`, `a:b:n` or `a:b:n:log`, ends included, and whether the last."""
     wanted = "give a number, a:b:n or a:b:n:log (from a to b in n steps)"
     start, *rest = text.split(":")
     try:
@@ -177,9 +177,7 @@ def coordinates(grid: Grid, start: int, stop: int) -> dict[str, np.ndarray[Any, 
     if not grid.axes:
         return {}
     places = np.unravel_index(np.arange(start, stop), grid.shape)
-    return {
-        axis.label: axis.values[place] for axis, place in zip(grid.axes, places, strict=True)
-    }
+    return {axis.label: axis.values[place] for axis, place in zip(grid.axes, places, strict=True)}
 
 
 def workloads(grid: Grid, start: int, stop: int, rows: int) -> Workload:

@@ -33,7 +33,7 @@ def check_target(path: Path, suffixes: tuple[str, ...], field: str) -> None:
         raise ValueError(f"{field} = {str(path)!r}: there is no folder {str(folder)!r}: make it")
     if not os.access(folder, os.W_OK):
         raise ValueError(
-            f"{field} = {str(path)!r}: the folder {str(folder)!r} cannot be written to: give another"
+            f"{field} = {str(path)!r}: the folder {str(folder)!r} is not writable: give another"
         )
 
 

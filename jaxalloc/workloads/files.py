@@ -148,7 +148,7 @@ def load(name_or_path: str | os.PathLike[str]) -> WorkloadFile:
     except FileNotFoundError:
         known = ", ".join(builtin_names())
         raise ValueError(
-            f"workload = {name!r} is neither a file nor built in: give a TOML file or one of {known}"
+            f"workload = {name!r} is no file and not built in: give a TOML file or one of {known}"
         ) from None
     except OSError as error:
         reason = error.strerror or error
@@ -199,7 +199,7 @@ def override(file: WorkloadFile, numbers: Mapping[str, float], origin: str) -> W
 
 def to_workload(file: WorkloadFile) -> Workload:
     """The arrays of a file, in NumPy's float64 (JAX keeps them so only where x64 is on)."""
-    numbers = {
+    numbers: dict[str, Any] = {
         name: np.array([getattr(task, name) for task in file.task], dtype=np.float64)
         if field.per_type
         else np.float64(getattr(file, name))
