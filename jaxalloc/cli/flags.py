@@ -15,7 +15,7 @@ from jaxalloc.cli.errors import BadInput
 from jaxalloc.workloads.fields import FIELDS, SCALARS, domain_error
 
 if TYPE_CHECKING:
-    from jaxalloc.workloads import WorkloadFile
+    from jaxalloc.workloads.files import WorkloadFile
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -106,7 +106,7 @@ def with_field_flags(metavar: str, panel: str) -> Callable[[Callable[..., None]]
 def read_workload(name: str, numbers: Mapping[str, str]) -> WorkloadFile:
     """The named workload with the numbers of the flags in the place of its own."""
     values = {field: _number(field, text) for field, text in numbers.items()}
-    from jaxalloc.workloads import load, override
+    from jaxalloc.workloads.files import load, override
 
     try:
         file = load(name)

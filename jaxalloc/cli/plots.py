@@ -100,7 +100,7 @@ def _draw_accuracy(axes: Axes, workload: Workload, tasks: list[dict[str, Any]]) 
             zorder=3,
             clip_on=False,
         )
-    axes.set_xscale("function", functions=(np.sqrt, np.square))
+    axes.set_xscale("function", functions=(_root, np.square))
     longest = float(high.max()) or 1.0
     axes.set_xlim(0, longest)
     axes.set_xticks([longest * share for share in (0, 1 / 64, 1 / 16, 1 / 4, 9 / 16, 1)])
@@ -109,6 +109,11 @@ def _draw_accuracy(axes: Axes, workload: Workload, tasks: list[dict[str, Any]]) 
     axes.set_xlabel("thinking tokens (square-root scale)")
     axes.set_ylabel("accuracy")
     axes.set_title("accuracy of each task, optimum marked")
+
+
+def _root(tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Square root; Matplotlib also asks for margins left of 0."""
+    return np.sqrt(np.maximum(tokens, 0))
 
 
 def _draw_load(axes: Axes, tasks: list[dict[str, Any]]) -> None:

@@ -23,20 +23,20 @@ def presets(
     as_json: AsJson = False,
 ) -> None:
     """List the built-in workloads, or print the file of one."""
-    from jaxalloc import workloads
     from jaxalloc.cli.output import make_totals, print_json, show
+    from jaxalloc.workloads import files as workload_files
 
-    names = workloads.builtin_names()
+    names = workload_files.builtin_names()
     if name is not None and name not in names:
         raise BadInput(f"preset = {name!r} is not built in: give one of {', '.join(names)}")
-    files = {known: workloads.load(known) for known in names if name in (None, known)}
+    files = {known: workload_files.load(known) for known in names if name in (None, known)}
     if as_json:
         documents = [
             {"preset": known} | file.model_dump(exclude_none=True) for known, file in files.items()
         ]
         print_json(documents if name is None else documents[0])
     elif name is not None:
-        typer.echo(workloads.builtin_text(name), nl=False)
+        typer.echo(workload_files.builtin_text(name), nl=False)
     else:
         table = make_totals()
         for known, file in files.items():

@@ -22,7 +22,7 @@ from jaxalloc.cli.flags import (
 
 if TYPE_CHECKING:
     from jaxalloc.allocation.workload import Workload
-    from jaxalloc.workloads import WorkloadFile
+    from jaxalloc.workloads.files import WorkloadFile
 
 FAILED = 1
 ADVICE = {
@@ -65,7 +65,7 @@ def solve(
         document = {"workload": workload, "solver": solver.value} | answer
         if plot is not None:
             from jaxalloc.cli.plots import save, solve_figure
-            from jaxalloc.workloads import to_workload
+            from jaxalloc.workloads.files import to_workload
 
             save(solve_figure(to_workload(file), answer, file.name or workload), plot)
             document["plot"] = str(plot)
@@ -85,7 +85,7 @@ def _answer(
 ) -> dict[str, Any]:
     """The optimum and what it means, as plain Python: what `--json` prints."""
     import jaxalloc
-    from jaxalloc.workloads import to_workload
+    from jaxalloc.workloads.files import to_workload
 
     workload = to_workload(file)
     allocation = jaxalloc.solve(workload, make_solver(solver))

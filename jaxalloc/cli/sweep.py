@@ -91,7 +91,7 @@ def sweep(
 
     from jaxalloc.cli.output import print_json
     from jaxalloc.sweep.grid import make_grid, parse_axis
-    from jaxalloc.workloads import to_workload
+    from jaxalloc.workloads.files import to_workload
 
     document: dict[str, Any] = {"workload": workload, "solver": solver.value}
     with jax.enable_x64(True):
