@@ -229,6 +229,7 @@ def _draw_family(
             textcoords="offset points",
             fontsize=9,
             va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
 
 

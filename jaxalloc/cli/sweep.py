@@ -40,7 +40,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 FAILURES = ("MAX_STEPS", "NON_FINITE")  # the others are answers
 CHUNK_SIZE = 16_384
 _WORDS = "jaxalloc.words"
-# What the picture needs of every row.
+# What a picture needs of every row.
 _DRAWN = ("mean_system_time", "mean_accuracy", "status")
 
 
@@ -107,7 +107,8 @@ def sweep(
                 f"--plot = {str(plot)!r} draws the frontier along the accuracy weight: "
                 "give an axis --accuracy-weight a:b:n"
             )
-        drawn = _run(grid, solver, out, document, quiet=as_json)
+        kept = () if plot is None else _DRAWN
+        drawn = _run(grid, solver, out, kept, document, quiet=as_json)
         if plot is not None:
             from jaxalloc.cli.plots import frontier_figure, save
 
@@ -146,9 +147,14 @@ def _named_axes(
 
 
 def _run(
-    grid: Grid, solver: SolverName, out: Path | None, document: dict[str, Any], quiet: bool
+    grid: Grid,
+    solver: SolverName,
+    out: Path | None,
+    kept: tuple[str, ...],
+    document: dict[str, Any],
+    quiet: bool,
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Solve the grid, write the rows, fill the document; return what the picture needs."""
+    """Solve the grid, write the rows, fill the document; return the columns to keep."""
     import numpy as np
 
     from jaxalloc.sweep.chunks import column_names, solve_grid
@@ -161,7 +167,7 @@ def _run(
         store = parquet_file(out, column_names(grid), dict(document))
         document["out"] = str(out)
     counts: Counter[str] = Counter()
-    drawn: list[dict[str, np.ndarray[Any, Any]]] = []
+    columns: list[dict[str, np.ndarray[Any, Any]]] = []
     done = 0
     began = time.perf_counter()
     try:
@@ -169,7 +175,7 @@ def _run(
             for chunk in solve_grid(grid, make_solver(solver), CHUNK_SIZE):
                 append(chunk.columns)
                 counts.update(chunk.columns["status"].tolist())
-                drawn.append({name: chunk.columns[name] for name in _DRAWN})
+                columns.append({name: chunk.columns[name] for name in kept})
                 done = chunk.stop
                 advance(done)
                 if stopped() and done < grid.size:
@@ -184,7 +190,7 @@ def _run(
         raise BadInput(f"--out = {str(out)!r}: {reason}: make room or give another") from None
     seconds = time.perf_counter() - began
     document |= {"status": dict(counts), "seconds": seconds, "per_second": grid.size / seconds}
-    return {name: np.concatenate([rows[name] for rows in drawn]) for name in _DRAWN}
+    return {name: np.concatenate([rows[name] for rows in columns]) for name in kept}
 
 
 def _describe(values: np.ndarray[Any, Any], log: bool) -> dict[str, Any]:
