@@ -43,10 +43,22 @@ class SolverName(enum.StrEnum):
 
 
 Solver = Annotated[SolverName, typer.Option("--solver", help="Which method finds the optimum.")]
+MaxSteps = Annotated[
+    int | None,
+    typer.Option("--max-steps", metavar="N", help="Cap on its steps.", show_default=False),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option("--tolerance", metavar="X", help="Largest residual that counts as converged."),
+]
 
 
-def make_solver(name: SolverName) -> Any:
-    """The solver of that name with its defaults."""
+def make_solver(name: SolverName, max_steps: int | None, tolerance: float | None) -> Any:
+    """The solver of that name; None keeps its default."""
+    if max_steps is not None and max_steps < 1:
+        raise BadInput(f"--max-steps = {max_steps} must be at least 1: give a number of steps")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise BadInput(f"--tolerance = {tolerance:g} must be between 0 and 1: try 1e-8")
     import jaxalloc
 
     solvers = {
@@ -54,7 +66,8 @@ def make_solver(name: SolverName) -> Any:
         SolverName.FIXED_POINT: jaxalloc.FixedPoint,
         SolverName.PROJECTED_GRADIENT: jaxalloc.ProjectedGradient,
     }
-    return solvers[name]()
+    given = {"max_steps": max_steps, "tolerance": tolerance}
+    return solvers[name](**{key: value for key, value in given.items() if value is not None})
 
 
 def flag(field: str) -> str:

@@ -113,7 +113,8 @@ def _draw_accuracy(axes: Axes, workload: Workload, tasks: list[dict[str, Any]]) 
 
 def _root(tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Square root; Matplotlib also asks for margins left of 0."""
-    return np.sqrt(np.maximum(tokens, 0))
+    roots: np.ndarray[Any, Any] = np.sqrt(np.maximum(tokens, 0))
+    return roots
 
 
 def _draw_load(axes: Axes, tasks: list[dict[str, Any]]) -> None:

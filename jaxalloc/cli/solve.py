@@ -10,9 +10,11 @@ import typer
 from jaxalloc.cli.flags import (
     PICTURES,
     AsJson,
+    MaxSteps,
     PicturePath,
     Solver,
     SolverName,
+    Tolerance,
     WorkloadName,
     check_target,
     make_solver,
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 FAILED = 1
 ADVICE = {
-    "MAX_STEPS": "the residual is above the tolerance: try --solver newton",
+    "MAX_STEPS": "the residual is above the tolerance: try --solver newton or a larger --max-steps",
     "INFEASIBLE": "the server is overloaded even with the smallest budgets: "
     "lower --arrival-rate, --min-tokens or --base-time",
     "NON_FINITE": "a field of the workload is NaN or infinite: correct it",
@@ -44,6 +46,8 @@ def solve(
     workload: WorkloadName,
     numbers: Mapping[str, str],
     solver: Solver = SolverName.NEWTON,
+    max_steps: MaxSteps = None,
+    tolerance: Tolerance = None,
     integer: Annotated[
         bool, typer.Option("--integer", help="Whole tokens, with the certified loss.")
     ] = False,
@@ -56,12 +60,13 @@ def solve(
     """Find the thinking tokens of every task that maximize accuracy's worth minus time."""
     file = read_workload(workload, numbers)
     check_target(plot, PICTURES, "--plot")
+    method = make_solver(solver, max_steps, tolerance)
     import jax
 
     from jaxalloc.cli.output import print_json
 
     with jax.enable_x64(True):
-        answer = _answer(file, solver, integer, certificates)
+        answer = _answer(file, method, integer, certificates)
         document = {"workload": workload, "solver": solver.value} | answer
         if plot is not None:
             from jaxalloc.cli.plots import save, solve_figure
@@ -80,15 +85,13 @@ def solve(
         raise typer.Exit(FAILED)
 
 
-def _answer(
-    file: WorkloadFile, solver: SolverName, integer: bool, certificates: bool
-) -> dict[str, Any]:
+def _answer(file: WorkloadFile, solver: Any, integer: bool, certificates: bool) -> dict[str, Any]:
     """The optimum and what it means, as plain Python: what `--json` prints."""
     import jaxalloc
     from jaxalloc.workloads.files import to_workload
 
     workload = to_workload(file)
-    allocation = jaxalloc.solve(workload, make_solver(solver))
+    allocation = jaxalloc.solve(workload, solver)
     tokens = allocation.tokens
     answer: dict[str, Any] = {
         "status": jaxalloc.Status(int(allocation.status)).name,

@@ -19,9 +19,11 @@ from jaxalloc.cli.errors import BadInput
 from jaxalloc.cli.flags import (
     PICTURES,
     AsJson,
+    MaxSteps,
     PicturePath,
     Solver,
     SolverName,
+    Tolerance,
     WorkloadName,
     check_target,
     flag,
@@ -71,6 +73,8 @@ def sweep(
         ),
     ] = None,
     solver: Solver = SolverName.NEWTON,
+    max_steps: MaxSteps = None,
+    tolerance: Tolerance = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write one row a configuration: .parquet."),
@@ -87,6 +91,7 @@ def sweep(
     file = read_workload(workload, {})
     check_target(out, (".parquet",), "--out")
     check_target(plot, PICTURES, "--plot")
+    method = make_solver(solver, max_steps, tolerance)
     import jax
 
     from jaxalloc.cli.output import print_json
@@ -108,7 +113,7 @@ def sweep(
                 "give an axis --accuracy-weight a:b:n"
             )
         kept = () if plot is None else _DRAWN
-        drawn = _run(grid, solver, out, kept, document, quiet=as_json)
+        drawn = _run(grid, method, out, kept, document, quiet=as_json)
         if plot is not None:
             from jaxalloc.cli.plots import frontier_figure, save
 
@@ -148,7 +153,7 @@ def _named_axes(
 
 def _run(
     grid: Grid,
-    solver: SolverName,
+    solver: Any,
     out: Path | None,
     kept: tuple[str, ...],
     document: dict[str, Any],
@@ -172,7 +177,7 @@ def _run(
     began = time.perf_counter()
     try:
         with _interruptible() as stopped, _progress(grid.size, quiet) as advance, store as append:
-            for chunk in solve_grid(grid, make_solver(solver), CHUNK_SIZE):
+            for chunk in solve_grid(grid, solver, CHUNK_SIZE):
                 append(chunk.columns)
                 counts.update(chunk.columns["status"].tolist())
                 columns.append({name: chunk.columns[name] for name in kept})
@@ -254,7 +259,7 @@ def _say_stopped(done: int, total: int, out: Path | None) -> None:
 
     message = f"jaxalloc: interrupted after {done:,} of {total:,} configurations"
     if out is not None and done:
-        message += f": they are in {partial_path(out)}; {out} is as it was before"
+        message += f": they are in {partial_path(out)}; {out} was not touched"
     sys.stderr.write(message + "\n")
 
 

@@ -72,6 +72,14 @@ def test_every_solver_either_converges_or_says_that_it_did_not(command, solver):
     assert converged == (document["residual"] <= 1e-8)
 
 
+def test_too_few_steps_are_a_failure_with_advice(command):
+    document = solve(command, "qwen3-8b --max-steps 1", code=1)
+    assert (document["status"], document["steps"]) == ("MAX_STEPS", 1)
+    assert document["residual"] > 1e-8
+    assert "jaxalloc: MAX_STEPS: " in command("solve qwen3-8b --max-steps 1").err
+    assert solve(command, "qwen3-8b --max-steps 1 --tolerance 0.99999")["status"] == "CONVERGED"
+
+
 def test_whole_tokens_with_their_loss(command):
     document = solve(command, "qwen3-8b --integer")
     tokens = [task["tokens"] for task in document["tasks"]]
