@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,10 +70,11 @@ def solve(
         answer = _answer(file, method, integer, certificates)
         document = {"workload": workload, "solver": solver.value} | answer
         if plot is not None:
-            from jaxalloc.cli.plots import save, solve_figure
+            from jaxalloc.cli.plots.budgets import solve_figure
+            from jaxalloc.cli.plots.style import save
             from jaxalloc.workloads.files import to_workload
 
-            save(solve_figure(to_workload(file), answer, file.name or workload), plot)
+            save(solve_figure(to_workload(file), answer, file.name or Path(workload).stem), plot)
             document["plot"] = str(plot)
     if as_json:
         print_json(document)

@@ -115,9 +115,10 @@ def sweep(
         kept = () if plot is None else _DRAWN
         drawn = _run(grid, method, out, kept, document, quiet=as_json)
         if plot is not None:
-            from jaxalloc.cli.plots import frontier_figure, save
+            from jaxalloc.cli.plots.frontier import frontier_figure
+            from jaxalloc.cli.plots.style import save
 
-            save(frontier_figure(grid, drawn, file.name or workload), plot)
+            save(frontier_figure(grid, drawn, file.name or Path(workload).stem), plot)
             document["plot"] = str(plot)
     if as_json:
         print_json(document)
