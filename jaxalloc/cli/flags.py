@@ -61,13 +61,9 @@ def make_solver(name: SolverName, max_steps: int | None, tolerance: float | None
         raise BadInput(f"--tolerance = {tolerance:g} must be between 0 and 1: try 1e-8")
     import jaxalloc
 
-    solvers = {
-        SolverName.NEWTON: jaxalloc.Newton,
-        SolverName.FIXED_POINT: jaxalloc.FixedPoint,
-        SolverName.PROJECTED_GRADIENT: jaxalloc.ProjectedGradient,
-    }
+    solver = getattr(jaxalloc, name.value.title().replace("-", ""))
     given = {"max_steps": max_steps, "tolerance": tolerance}
-    return solvers[name](**{key: value for key, value in given.items() if value is not None})
+    return solver(**{key: value for key, value in given.items() if value is not None})
 
 
 def flag(field: str) -> str:

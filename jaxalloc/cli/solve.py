@@ -62,11 +62,10 @@ def solve(
     file = read_workload(workload, numbers)
     check_target(plot, PICTURES, "--plot")
     method = make_solver(solver, max_steps, tolerance)
-    import jax
-
     from jaxalloc.cli.output import print_json
+    from jaxalloc.cli.precision import float64
 
-    with jax.enable_x64(True):
+    with float64():
         answer = _answer(file, method, integer, certificates)
         document = {"workload": workload, "solver": solver.value} | answer
         if plot is not None:

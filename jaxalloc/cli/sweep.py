@@ -92,14 +92,13 @@ def sweep(
     check_target(out, (".parquet",), "--out")
     check_target(plot, PICTURES, "--plot")
     method = make_solver(solver, max_steps, tolerance)
-    import jax
-
     from jaxalloc.cli.output import print_json
+    from jaxalloc.cli.precision import float64
     from jaxalloc.sweep.grid import make_grid, parse_axis
     from jaxalloc.workloads.files import to_workload
 
     document: dict[str, Any] = {"workload": workload, "solver": solver.value}
-    with jax.enable_x64(True):
+    with float64():
         try:
             axes = [parse_axis(name, text, file.task_names) for name, text in named]
             grid = make_grid(to_workload(file), file.task_names, axes)

@@ -8,14 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxalloc import (
-    Status,
-    mean_accuracy,
-    mean_system_time,
-    mean_wait,
-    solve_batch,
-    utilization,
-)
+from jaxalloc.allocation.batch import solve_batch
+from jaxalloc.allocation.mg1 import mean_system_time, mean_wait, utilization
+from jaxalloc.allocation.objective import mean_accuracy
+from jaxalloc.allocation.optimum import Status
 from jaxalloc.allocation.workload import Workload
 from jaxalloc.sweep.grid import Grid, coordinates, workloads
 

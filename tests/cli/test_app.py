@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 
 
@@ -104,6 +105,14 @@ def test_help_is_quick_because_it_imports_no_numerical_library():
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_sweep_is_in_float64_in_every_thread(tmp_path):
+    run = [sys.executable, "-m", "jaxalloc", "sweep", "qwen3-8b", "--out", "a.parquet"]
+    axis = ["--arrival-rate", "0.01:1:64:log"]
+    shell = subprocess.run(run + axis, check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert shell.stderr == ""
+    assert max(pq.read_table(tmp_path / "a.parquet")["residual"].to_pylist()) <= 1e-8
 
 
 def test_the_module_is_the_command_and_leaves_no_global_flag_behind():

@@ -91,11 +91,11 @@ def _family(grid: Grid, columns: dict[str, Any]) -> _Family:
     if coloured is not None:
         shape = [len(axis.values) if axis is coloured else 1 for axis in others]
         values += coloured.values.reshape(shape)
-    curves, values = curves.reshape(-1, *curves.shape[-2:]), values.ravel()
+    curves = curves.reshape(-1, *curves.shape[-2:])
     drawn = np.flatnonzero(np.isfinite(curves).all(-1).any(-1))
     if len(drawn) > _MAX_CURVES:
         drawn = drawn[np.linspace(0, len(drawn) - 1, _MAX_CURVES).round().astype(int)]
-    return _Family(curves[drawn], values[drawn], coloured, len(varying) > 1)
+    return _Family(curves[drawn], values.ravel()[drawn], coloured, len(varying) > 1)
 
 
 def _draw(figure: Figure, axes: Axes, family: _Family, axis: Axis) -> None:
