@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,14 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def test_the_python_prints_what_follows_it(capsys):
+def test_the_python_prints_what_follows_it():
     programs, outputs = blocks("python"), blocks("text")
     assert len(programs) == len(outputs) == 1
     for program, output in zip(programs, outputs, strict=True):
         assert len(program.splitlines()) <= 12
-        exec(compile(program, str(README), "exec"), {})
-        assert capsys.readouterr().out == output
+        run = [sys.executable, "-W", "error", "-c", program]
+        shell = subprocess.run(run, capture_output=True, text=True, check=False)
+        assert (shell.stdout, shell.stderr) == (output, "")
 
 
 def test_the_first_command_sweeps_a_built_in_workload(capsys, tmp_path, monkeypatch):

@@ -198,11 +198,9 @@ def override(file: WorkloadFile, numbers: Mapping[str, float], origin: str) -> W
 
 
 def to_workload(file: WorkloadFile) -> Workload:
-    """The arrays of a file, in NumPy's float64 (JAX keeps them so only where x64 is on)."""
+    """The arrays of a file in JAX's default dtype: float64 where x64 is on, else float32."""
     numbers: dict[str, Any] = {
-        name: np.array([getattr(task, name) for task in file.task], dtype=np.float64)
-        if field.per_type
-        else np.float64(getattr(file, name))
+        name: [getattr(task, name) for task in file.task] if field.per_type else getattr(file, name)
         for name, field in FIELDS.items()
     }
     return Workload.create(**numbers)
