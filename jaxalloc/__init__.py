@@ -19,37 +19,14 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from jaxalloc.allocation.workload import Workload
 
 _HOMES = {
-    "allocation.batch": (
-        "solve_batch",
-        "status_fractions",
-    ),
-    "allocation.fixed_point": (
-        "FixedPoint",
-        "contraction_bound",
-    ),
-    "allocation.mg1": (
-        "mean_system_time",
-        "mean_wait",
-        "utilization",
-    ),
+    "allocation.batch": ("solve_batch", "status_fractions"),
+    "allocation.fixed_point": ("FixedPoint", "contraction_bound"),
+    "allocation.mg1": ("mean_system_time", "mean_wait", "utilization"),
     "allocation.newton": ("Newton",),
-    "allocation.objective": (
-        "mean_accuracy",
-        "objective",
-    ),
-    "allocation.optimum": (
-        "Allocation",
-        "Status",
-        "solve",
-    ),
-    "allocation.projected_gradient": (
-        "ProjectedGradient",
-        "lipschitz_bound",
-    ),
-    "allocation.rounding": (
-        "Rounding",
-        "round_tokens",
-    ),
+    "allocation.objective": ("mean_accuracy", "objective"),
+    "allocation.optimum": ("Allocation", "Status", "solve"),
+    "allocation.projected_gradient": ("ProjectedGradient", "lipschitz_bound"),
+    "allocation.rounding": ("Rounding", "round_tokens"),
     "allocation.workload": ("Workload",),
 }
 _HOME = {name: f"jaxalloc.{module}" for module, names in _HOMES.items() for name in names}

@@ -108,9 +108,9 @@ def test_help_is_quick_because_it_imports_no_numerical_library():
 
 
 def test_a_sweep_is_in_float64_in_every_thread(tmp_path):
-    run = [sys.executable, "-m", "jaxalloc", "sweep", "qwen3-8b", "--out", "a.parquet"]
-    axis = ["--arrival-rate", "0.01:1:64:log"]
-    shell = subprocess.run(run + axis, check=True, capture_output=True, text=True, cwd=tmp_path)
+    line = f"-m jaxalloc sweep qwen3-8b --arrival-rate 0.01:1:64:log --out {tmp_path}/a.parquet"
+    run = [sys.executable, *line.split()]
+    shell = subprocess.run(run, check=True, capture_output=True, text=True)
     assert shell.stderr == ""
     assert max(pq.read_table(tmp_path / "a.parquet")["residual"].to_pylist()) <= 1e-8
 
