@@ -88,11 +88,14 @@ def solve(
 
 def _answer(file: WorkloadFile, solver: Any, integer: bool, certificates: bool) -> dict[str, Any]:
     """The optimum and what it means, as plain Python: what `--json` prints."""
+    import jax
+
     import jaxalloc
     from jaxalloc.workloads.files import to_workload
 
     workload = to_workload(file)
-    allocation = jaxalloc.solve(workload, solver)
+    # One compilation is quicker than the many small ones of a call without jit.
+    allocation = jax.jit(jaxalloc.solve, static_argnames="solver")(workload, solver)
     tokens = allocation.tokens
     answer: dict[str, Any] = {
         "status": jaxalloc.Status(int(allocation.status)).name,
