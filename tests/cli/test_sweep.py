@@ -121,6 +121,24 @@ def test_ctrl_c_keeps_the_chunks_that_were_solved(command, tmp_path, monkeypatch
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_a_second_ctrl_c_stops_at_once_and_keeps_them_too(command, tmp_path, monkeypatch):
+    def press_twice_in_the_third_chunk(batch, solver):
+        if float(batch.arrival_rate[0]) > 0.18:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("still running")
+        return solve_batch(batch, solver)
+
+    solve_batch = chunks.solve_batch
+    monkeypatch.setattr(chunks, "solve_batch", press_twice_in_the_third_chunk)
+    monkeypatch.setattr(sweep_command, "CHUNK_SIZE", 4)
+    code, _, err = command("sweep qwen3-8b --arrival-rate 0.1:0.2:10 --out a.parquet")
+    assert code == 130
+    assert "interrupted after 8 of 10 configurations" in err
+    assert len(pq.read_table(tmp_path / "a.partial.parquet")) == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["a.partial.parquet"]
+
+
 def test_a_disk_that_fills_up_is_named_and_leaves_nothing(command, tmp_path, monkeypatch):
     def full(batch, solver):
         raise OSError(28, "No space left on device")
