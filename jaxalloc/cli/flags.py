@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from jaxalloc.workloads.files import WorkloadFile
 
 PICTURES = (".png", ".pdf", ".svg")
+ADVICE = {
+    "MAX_STEPS": "the residual is above the tolerance: try --solver newton or a larger --max-steps",
+    "INFEASIBLE": "the server is overloaded even with the smallest budgets: "
+    "lower --arrival-rate, --min-tokens or --base-time",
+    "NON_FINITE": "a field of the workload is NaN or infinite: correct it",
+    "INVALID": "a field of the workload is outside its domain: correct it",
+}
 
 WorkloadName = Annotated[
     str,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jaxalloc.cli.flags import (
+    ADVICE,
     PICTURES,
     AsJson,
     MaxSteps,
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
     from jaxalloc.workloads.files import WorkloadFile
 
 FAILED = 1
-ADVICE = {
-    "MAX_STEPS": "the residual is above the tolerance: try --solver newton or a larger --max-steps",
-    "INFEASIBLE": "the server is overloaded even with the smallest budgets: "
-    "lower --arrival-rate, --min-tokens or --base-time",
-    "NON_FINITE": "a field of the workload is NaN or infinite: correct it",
-    "INVALID": "a field of the workload is outside its domain: correct it",
-}
 
 
 def register(app: typer.Typer) -> None:

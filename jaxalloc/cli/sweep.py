@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 
 from jaxalloc.cli.errors import BadInput
 from jaxalloc.cli.flags import (
+    ADVICE,
     PICTURES,
     AsJson,
     MaxSteps,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from jaxalloc.sweep.grid import Grid
+    from jaxalloc.workloads.files import WorkloadFile
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -94,23 +96,10 @@ def sweep(
     method = make_solver(solver, max_steps, tolerance)
     from jaxalloc.cli.output import print_json
     from jaxalloc.cli.precision import float64
-    from jaxalloc.sweep.grid import make_grid, parse_axis
-    from jaxalloc.workloads.files import to_workload
 
     document: dict[str, Any] = {"workload": workload, "solver": solver.value}
     with float64():
-        try:
-            axes = [parse_axis(name, text, file.task_names) for name, text in named]
-            grid = make_grid(to_workload(file), file.task_names, axes)
-        except ValueError as error:
-            raise BadInput(str(error)) from None
-        if plot is not None and not any(
-            axis.field == "accuracy_weight" and len(axis.values) > 1 for axis in axes
-        ):
-            raise BadInput(
-                f"--plot = {str(plot)!r} draws the frontier along the accuracy weight: "
-                "give an axis --accuracy-weight a:b:n"
-            )
+        grid = _grid(file, named, plot)
         kept = () if plot is None else _DRAWN
         drawn = _run(grid, method, out, kept, document, quiet=as_json)
         if plot is not None:
@@ -123,8 +112,32 @@ def sweep(
         print_json(document)
     else:
         _print(document)
-    if any(document["status"].get(name) for name in FAILURES):
+    failed = {name: document["status"].get(name, 0) for name in FAILURES}
+    for name, count in failed.items():
+        if count:
+            sys.stderr.write(f"jaxalloc: {name}: {count:,} configurations: {ADVICE[name]}\n")
+    if any(failed.values()):
         raise typer.Exit(FAILED)
+
+
+def _grid(file: WorkloadFile, named: list[tuple[str, str]], plot: Path | None) -> Grid:
+    """The grid of the command line, checked."""
+    from jaxalloc.sweep.grid import make_grid, parse_axis
+    from jaxalloc.workloads.files import to_workload
+
+    try:
+        axes = [parse_axis(name, text, file.task_names) for name, text in named]
+        grid = make_grid(to_workload(file), file.task_names, axes)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    if plot is not None and not any(
+        axis.field == "accuracy_weight" and len(axis.values) > 1 for axis in axes
+    ):
+        raise BadInput(
+            f"--plot = {str(plot)!r} draws the frontier along the accuracy weight: "
+            "give an axis --accuracy-weight a:b:n"
+        )
+    return grid
 
 
 def _named_axes(
@@ -138,7 +151,7 @@ def _named_axes(
         key = word.partition("=")[0]
         if key == "--axis":
             text = next(left)
-            name, equals, values = text.partition("=")
+            name, equals, values = text.rpartition("=")
             if not equals:
                 raise BadInput(f"--axis = {text!r} has no values: give NAME=a:b:n")
             field, dot, task = name.partition(".")

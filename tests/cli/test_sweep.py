@@ -82,8 +82,9 @@ def test_a_lane_that_did_not_converge_is_a_failure(command, monkeypatch):
 
     solve_batch = chunks.solve_batch
     monkeypatch.setattr(chunks, "solve_batch", one_step_short)
-    code, out, _ = command("sweep qwen3-8b --arrival-rate 0.1:0.2:2 --json")
+    code, out, err = command("sweep qwen3-8b --arrival-rate 0.1:0.2:2 --json")
     assert code == 1
+    assert err.startswith("jaxalloc: MAX_STEPS: 1 configurations: the residual is above")
     assert json.loads(out)["status"] == {"MAX_STEPS": 1, "CONVERGED": 1}
 
 
