@@ -1,14 +1,35 @@
-"""jaxalloc: thinking-token budgets and KV-cache schedules for LLM servers, exact and batched."""
+"""jaxalloc: thinking-token budgets and KV-cache schedules for LLM servers, exact and batched.
 
-from jaxalloc.allocation.batch import solve_batch, status_fractions
-from jaxalloc.allocation.fixed_point import FixedPoint, contraction_bound
-from jaxalloc.allocation.mg1 import mean_system_time, mean_wait, utilization
-from jaxalloc.allocation.newton import Newton
-from jaxalloc.allocation.objective import mean_accuracy, objective
-from jaxalloc.allocation.optimum import Allocation, Status, solve
-from jaxalloc.allocation.projected_gradient import ProjectedGradient, lipschitz_bound
-from jaxalloc.allocation.rounding import Rounding, round_tokens
-from jaxalloc.allocation.workload import Workload
+The map of the public names. Each is imported when it is first used, so that a command which needs
+no JAX (`jaxalloc --help`) does not wait for it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
+    from jaxalloc.allocation.batch import solve_batch, status_fractions
+    from jaxalloc.allocation.fixed_point import FixedPoint, contraction_bound
+    from jaxalloc.allocation.mg1 import mean_system_time, mean_wait, utilization
+    from jaxalloc.allocation.newton import Newton
+    from jaxalloc.allocation.objective import mean_accuracy, objective
+    from jaxalloc.allocation.optimum import Allocation, Status, solve
+    from jaxalloc.allocation.projected_gradient import ProjectedGradient, lipschitz_bound
+    from jaxalloc.allocation.rounding import Rounding, round_tokens
+    from jaxalloc.allocation.workload import Workload
+
+_HOMES = {
+    "allocation.batch": ("solve_batch", "status_fractions"),
+    "allocation.fixed_point": ("FixedPoint", "contraction_bound"),
+    "allocation.mg1": ("mean_system_time", "mean_wait", "utilization"),
+    "allocation.newton": ("Newton",),
+    "allocation.objective": ("mean_accuracy", "objective"),
+    "allocation.optimum": ("Allocation", "Status", "solve"),
+    "allocation.projected_gradient": ("ProjectedGradient", "lipschitz_bound"),
+    "allocation.rounding": ("Rounding", "round_tokens"),
+    "allocation.workload": ("Workload",),
+}
+_HOME = {name: f"jaxalloc.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Allocation",
@@ -30,3 +51,17 @@ __all__ = [
     "status_fractions",
     "utilization",
 ]
+
+if not TYPE_CHECKING:  # which would take it for a promise of any name
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its home."""
+        if name not in _HOME:
+            raise AttributeError(f"module 'jaxalloc' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
