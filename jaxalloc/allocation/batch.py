@@ -99,14 +99,20 @@ def _solve_flat(flat: Workload, start: jax.Array | None, solver: Solver) -> Allo
         return _solve_lanes(flat, start, solver)
     pieces = [_piece((flat, start), first, chunk) for first in range(0, lanes, chunk)]
     first = jax.block_until_ready(_solve_lanes(*pieces[0], solver))  # compiles once, on one thread
-    run = functools.partial(_solve_piece, solver=solver)
+    run = functools.partial(
+        _solve_piece, solver=solver, float64=jax.config.values["jax_enable_x64"]
+    )
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         answers = [first, *pool.map(run, pieces[1:])]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:lanes], *answers)
 
 
-def _solve_piece(piece: tuple[Workload, jax.Array | None], solver: Solver) -> Allocation:
-    return jax.block_until_ready(_solve_lanes(*piece, solver))
+def _solve_piece(
+    piece: tuple[Workload, jax.Array | None], solver: Solver, float64: bool
+) -> Allocation:
+    """One chunk on a thread of its own, which does not inherit the caller's scope of float64."""
+    with jax.enable_x64(float64):
+        return jax.block_until_ready(_solve_lanes(*piece, solver))
 
 
 def _piece(lanes: Any, first: int, size: int) -> Any:

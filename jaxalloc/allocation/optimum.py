@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -162,6 +163,11 @@ def solve(
     >>> print(f"{jaxalloc.solve(workload).tokens[0]:.1f}")  # ln(20 · 0.5) / 1e-3
     2302.6
     """
+    return _solve(workload, solver, initial)
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def _solve(workload: Workload, solver: Solver, initial: Tokens | None) -> Allocation:
     dtype = workload.dtype
     workload = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
     status = classify(workload)

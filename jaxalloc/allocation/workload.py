@@ -155,7 +155,8 @@ def _cast(given: dict[str, Any]) -> dict[str, Any]:
         if isinstance(given[name], jax.Array | np.ndarray | np.floating)
         and jnp.issubdtype(array.dtype, jnp.floating)
     ]
-    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(*floating) if floating else float)
+    canonical = [jax.dtypes.canonicalize_dtype(dtype) for dtype in floating or [np.float64]]
+    dtype = jnp.result_type(*canonical)
     return {
         name: value.astype(dtype)
         if isinstance(value, jax.core.Tracer)
