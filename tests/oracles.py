@@ -160,7 +160,7 @@ def _inner(fields: Fields, rate: np.ndarray) -> np.ndarray:
 
 
 def _bound(fields: Fields) -> np.ndarray:
-    """B = E[T](l_min) + α Σ π (p(l_max) - p(l_min)): what E[T] cannot exceed at the optimum, [N]."""
+    """B = E[T](l_min) + α Σ π (p(l_max) - p(l_min)): a cap on E[T] at the optimum, [N]."""
     _, first, second, idle = queue(fields, fields["min_tokens"])
     width = fields["max_tokens"] - fields["min_tokens"]
     grown = -np.exp(-fields["decay"] * fields["min_tokens"]) * np.expm1(-fields["decay"] * width)
