@@ -30,10 +30,18 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 
-ORDER = (
-    "arrival_rate mix gain decay base_time time_per_token min_tokens max_tokens "
-    "accuracy_weight service_cv"
-).split()
+ORDER = [
+    "arrival_rate",
+    "mix",
+    "gain",
+    "decay",
+    "base_time",
+    "time_per_token",
+    "min_tokens",
+    "max_tokens",
+    "accuracy_weight",
+    "service_cv",
+]
 BLOCK = 64  # lanes that a thread takes at a time
 MAX_STEPS = 100
 KEPT_IDLE = 0.2  # of the idle fraction, in one step
