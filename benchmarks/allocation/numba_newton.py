@@ -30,7 +30,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 
-ORDER = [
+ORDER = (
     "arrival_rate",
     "mix",
     "gain",
@@ -41,7 +41,7 @@ ORDER = [
     "max_tokens",
     "accuracy_weight",
     "service_cv",
-]
+)
 BLOCK = 64  # lanes that a thread takes at a time
 MAX_STEPS = 100
 KEPT_IDLE = 0.2  # of the idle fraction, in one step
