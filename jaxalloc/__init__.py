@@ -1,9 +1,92 @@
-"""jaxalloc: thinking-token budgets and KV-cache schedules for LLM servers, exact and batched."""
+"""jaxalloc: thinking-token budgets and KV-cache schedules for LLM servers, exact and batched.
 
-from jaxalloc.scheduling import policies as policies
-from jaxalloc.scheduling.batch import simulate_batch as simulate_batch
-from jaxalloc.scheduling.batch_time import BatchTime as BatchTime
-from jaxalloc.scheduling.requests import Requests as Requests
-from jaxalloc.scheduling.schedule import Schedule as Schedule
-from jaxalloc.scheduling.schedule import ScheduleStatus as ScheduleStatus
-from jaxalloc.scheduling.simulation import simulate as simulate
+The map of the public names. Each is imported when it is first used, so that a command which needs
+no JAX (`jaxalloc --help`) does not wait for it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
+    from jaxalloc.allocation.batch import solve_batch, status_fractions
+    from jaxalloc.allocation.fixed_point import FixedPoint, contraction_bound
+    from jaxalloc.allocation.mg1 import mean_system_time, mean_wait, utilization
+    from jaxalloc.allocation.newton import Newton
+    from jaxalloc.allocation.objective import mean_accuracy, objective
+    from jaxalloc.allocation.optimum import Allocation, Status, solve
+    from jaxalloc.allocation.projected_gradient import ProjectedGradient, lipschitz_bound
+    from jaxalloc.allocation.rounding import Rounding, round_tokens
+    from jaxalloc.allocation.workload import Workload
+    from jaxalloc.scheduling import policies
+    from jaxalloc.scheduling.batch import simulate_batch
+    from jaxalloc.scheduling.batch_time import BatchTime
+    from jaxalloc.scheduling.bounds import latency_bound
+    from jaxalloc.scheduling.instance import validate
+    from jaxalloc.scheduling.requests import Requests
+    from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
+    from jaxalloc.scheduling.simulation import simulate
+
+_HOMES = {
+    "allocation.batch": ("solve_batch", "status_fractions"),
+    "allocation.fixed_point": ("FixedPoint", "contraction_bound"),
+    "allocation.mg1": ("mean_system_time", "mean_wait", "utilization"),
+    "allocation.newton": ("Newton",),
+    "allocation.objective": ("mean_accuracy", "objective"),
+    "allocation.optimum": ("Allocation", "Status", "solve"),
+    "allocation.projected_gradient": ("ProjectedGradient", "lipschitz_bound"),
+    "allocation.rounding": ("Rounding", "round_tokens"),
+    "allocation.workload": ("Workload",),
+    "scheduling": ("policies",),
+    "scheduling.batch": ("simulate_batch",),
+    "scheduling.batch_time": ("BatchTime",),
+    "scheduling.bounds": ("latency_bound",),
+    "scheduling.instance": ("validate",),
+    "scheduling.requests": ("Requests",),
+    "scheduling.schedule": ("Schedule", "ScheduleStatus"),
+    "scheduling.simulation": ("simulate",),
+}
+_HOME = {name: f"jaxalloc.{module}" for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Allocation",
+    "BatchTime",
+    "FixedPoint",
+    "Newton",
+    "ProjectedGradient",
+    "Requests",
+    "Rounding",
+    "Schedule",
+    "ScheduleStatus",
+    "Status",
+    "Workload",
+    "contraction_bound",
+    "latency_bound",
+    "lipschitz_bound",
+    "mean_accuracy",
+    "mean_system_time",
+    "mean_wait",
+    "objective",
+    "policies",
+    "round_tokens",
+    "simulate",
+    "simulate_batch",
+    "solve",
+    "solve_batch",
+    "status_fractions",
+    "utilization",
+    "validate",
+]
+
+if not TYPE_CHECKING:  # which would take it for a promise of any name
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its home."""
+        if name not in _HOME:
+            raise AttributeError(f"module 'jaxalloc' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,7 @@
 """The M/G/1 queue, first come first served: service moments, utilization, Pollaczek-Khinchine.
 
-Written for one workload (`jax.vmap` for more): tokens are [K], results are scalars. With the
-service time t_k = t0_k + c_k l_k of type k, its coefficient of variation cv_k and arrivals at rate λ,
+Written for one workload (`jax.vmap` for more): tokens are [K], results are scalars. With arrivals
+at rate λ, the service time t_k = t0_k + c_k l_k of type k and its coefficient of variation cv_k,
 
     m1 = Σ π_k t_k,   V = Σ π_k (1 + cv_k²) t_k²,   ρ = λ m1,   d = 1 - ρ,
     E[W] = λ V / (2 d),   E[T] = m1 + E[W]
@@ -12,12 +12,8 @@ service time t_k = t0_k + c_k l_k of type k, its coefficient of variation cv_k a
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from jaxalloc.allocation.workload import Workload
-
-Tokens = Float[Array, "K"]
-Scalar = Float[Array, ""]
+from jaxalloc.allocation.workload import Scalar, Tokens, Workload
 
 
 def service_time(workload: Workload, tokens: Tokens) -> Tokens:

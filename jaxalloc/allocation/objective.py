@@ -19,20 +19,34 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxalloc.allocation.mg1 import (
-    Scalar,
-    Tokens,
-    mean_system_time,
-)
-from jaxalloc.allocation.workload import Workload
+from jaxalloc.allocation.mg1 import mean_system_time, service_time, variability
+from jaxalloc.allocation.workload import Flag, Mask, Scalar, Tokens, Workload
+
+# ln(up/down) is kept finite: no step needs to know more of a type this far out of balance.
+_LARGEST_IMBALANCE = 80.0  # e^80 is still a float32
+_SMALLEST_IMBALANCE = -1e9
+
+
+class Point(NamedTuple):
+    """Tokens, and what the value and the derivatives of J are made of there."""
+
+    tokens: Tokens
+    time: Tokens  # t, s
+    second_moment: Scalar  # V, s²
+    idle: Scalar  # d = 1 - ρ; the point is stable iff it is positive
+    load_price: Scalar  # g = λ/d, 1 / s
+    base_price: Scalar  # G = 1 + g² V / 2
+    price: Tokens  # m = G + g κ t
+    imbalance: Tokens  # ln(up / down)
+    excess: Tokens  # up / down - 1
 
 
 class Curvature(NamedTuple):
     """-∇²J as a diagonal plus rank two: diag(diagonal) + cross (u vᵀ + v uᵀ) + square u uᵀ."""
 
-    diagonal: Tokens  # [K]
-    u: Tokens  # [K]
-    v: Tokens  # [K]
+    diagonal: Tokens
+    u: Tokens
+    v: Tokens
     cross: Scalar
     square: Scalar
 
@@ -51,3 +65,133 @@ def objective(workload: Workload, tokens: Tokens) -> Scalar:
     """J(l) = α Σ π_k p_k(l_k) - E[T](l), in s; -inf where the queue is unstable."""
     benefit = workload.accuracy_weight * mean_accuracy(workload, tokens)
     return benefit - mean_system_time(workload, tokens)
+
+
+def evaluate(workload: Workload, tokens: Tokens) -> Point:
+    """The `Point` at `tokens`. Where the queue is unstable its prices mean nothing."""
+    # The load is counted from min_tokens: near saturation that keeps the digits of d = 1 - ρ.
+    idle_at_min = 1 - workload.arrival_rate * jnp.sum(
+        workload.mix * service_time(workload, workload.min_tokens)
+    )
+    extra = workload.mix * workload.time_per_token * (tokens - workload.min_tokens)
+    idle = idle_at_min - workload.arrival_rate * jnp.sum(extra)
+    time = service_time(workload, tokens)
+    kappa = variability(workload)
+    second_moment = jnp.sum(workload.mix * kappa * jnp.square(time))
+    load_price = workload.arrival_rate / idle
+    base_price = 1 + jnp.square(load_price) * second_moment / 2
+    price = base_price + load_price * kappa * time
+    imbalance = own_imbalance(workload, tokens, price)
+    return Point(
+        tokens=tokens,
+        time=time,
+        second_moment=second_moment,
+        idle=idle,
+        load_price=load_price,
+        base_price=base_price,
+        price=price,
+        imbalance=imbalance,
+        excess=jnp.exp(imbalance) - 1,
+    )
+
+
+def own_imbalance(workload: Workload, tokens: Tokens, price: Tokens) -> Tokens:
+    """ln(up / down) of every type at given prices, ln(α A b / (c m)) - b l."""
+    steepest = workload.accuracy_weight * workload.gain * workload.decay
+    return jnp.clip(
+        jnp.log(steepest / (workload.time_per_token * price)) - workload.decay * tokens,
+        _SMALLEST_IMBALANCE,
+        _LARGEST_IMBALANCE,
+    )
+
+
+def gradient(workload: Workload, tokens: Tokens) -> Tokens:
+    """∂J/∂l_k = π_k (up_k - down_k), in s / token; NaN where the queue is unstable."""
+    point = evaluate(workload, tokens)
+    slope = workload.mix * workload.time_per_token * point.price * point.excess
+    return jnp.where(point.idle > 0, slope, jnp.nan)
+
+
+def curvature(workload: Workload, tokens: Tokens) -> Curvature:
+    """-∇²J as diagonal plus rank two, in s / token²; NaN where the queue is unstable."""
+    point = evaluate(workload, tokens)
+    u = workload.mix * workload.time_per_token
+    own = workload.decay * point.price * (1 + point.excess)
+    own = own + point.load_price * variability(workload) * workload.time_per_token
+    g = jnp.where(point.idle > 0, point.load_price, jnp.nan)
+    return Curvature(
+        diagonal=u * own,
+        u=u,
+        v=u * variability(workload) * point.time,
+        cross=jnp.square(g),
+        square=g**3 * point.second_moment,
+    )
+
+
+def violated(workload: Workload, point: Point) -> Mask:
+    """Where a type's imbalance counts: not where it pushes against the bound the type sits at."""
+    at_min = point.tokens <= workload.min_tokens
+    at_max = point.tokens >= workload.max_tokens
+    return ~((at_min & (point.imbalance <= 0)) | (at_max & (point.imbalance >= 0)))
+
+
+def distance(workload: Workload, point: Point) -> Scalar:
+    """Largest violated |ln(up / down)|, which also tells far from very far; inf if not stable."""
+    largest = jnp.max(jnp.where(violated(workload, point), jnp.abs(point.imbalance), 0))
+    return jnp.where(point.idle > 0, largest, jnp.inf)
+
+
+def residual(distance: Scalar) -> Scalar:
+    """Largest violated |up - down| / (up + down), in [0, 1], from the distance: tanh(distance/2).
+
+    inf where the queue is unstable.
+    """
+    return jnp.where(distance < jnp.inf, jnp.tanh(distance / 2), jnp.inf)
+
+
+class Difference(NamedTuple):
+    """What each type adds to a difference of J when its tokens change."""
+
+    gained: Tokens  # α Δ(π p), s
+    first: Tokens  # Δ(π t), s
+    second: Tokens  # Δ(π κ t²), s²
+
+
+def difference(workload: Workload, start: Point, tokens: Tokens) -> Difference:
+    """The parts of J(tokens) - J(start), every one formed from Δl and so free of cancellation."""
+    step = tokens - start.tokens
+    first = workload.mix * workload.time_per_token * step
+    twice = 2 * start.time + workload.time_per_token * step
+    up = workload.time_per_token * start.price * (1 + start.excess)
+    return Difference(
+        gained=-workload.mix * up / workload.decay * jnp.expm1(-workload.decay * step),
+        first=first,
+        second=variability(workload) * first * twice,
+    )
+
+
+def increase(workload: Workload, start: Point, parts: Difference) -> Scalar:
+    """J(tokens) - J(start) to full relative precision, where the values agree in most digits.
+
+    ΔE[T] = Δm1 + λ (ΔV d + V λ Δm1) / (2 d d′) (derived here); -inf where the queue is unstable.
+    The parts are sums over types, or vectors for as many separate changes.
+    """
+    rate = workload.arrival_rate
+    idle = start.idle - rate * parts.first
+    wait = rate * (parts.second * start.idle + start.second_moment * rate * parts.first)
+    wait = wait / (2 * start.idle * jnp.where(idle > 0, idle, 1))
+    return jnp.where(idle > 0, parts.gained - parts.first - wait, -jnp.inf)
+
+
+def total_increase(workload: Workload, start: Point, tokens: Tokens) -> Scalar:
+    """J(tokens) - J(start), all types changing together."""
+    parts = difference(workload, start, tokens)
+    return increase(workload, start, Difference(*(jnp.sum(part) for part in parts)))
+
+
+def is_feasible(workload: Workload) -> Flag:
+    """Whether the queue is stable at min_tokens, by more than the rounding of its utilization."""
+    num_types = workload.num_types
+    margin = (8 + 4 * jnp.log2(num_types)) * jnp.finfo(workload.dtype).eps
+    at_min = service_time(workload, workload.min_tokens)
+    return workload.arrival_rate * jnp.sum(workload.mix * at_min) < 1 - margin

@@ -8,11 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 # Axis letters, here and in every docstring: K task types, *B any leading batch axes.
 PerServer = Float[Array, "*B"]
 PerType = Float[Array, "*B K"]
+# What the functions of one workload take and return; `jax.vmap` adds the batch.
+Tokens = Float[Array, "K"]
+Mask = Bool[Array, "K"]
+Scalar = Float[Array, ""]
+Flag = Bool[Array, ""]
 
 _PER_SERVER = ("arrival_rate", "accuracy_weight")
 _MIX_TOLERANCE = 1e-6
@@ -150,7 +155,8 @@ def _cast(given: dict[str, Any]) -> dict[str, Any]:
         if isinstance(given[name], jax.Array | np.ndarray | np.floating)
         and jnp.issubdtype(array.dtype, jnp.floating)
     ]
-    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(*floating) if floating else float)
+    canonical = [jax.dtypes.canonicalize_dtype(dtype) for dtype in floating or [np.float64]]
+    dtype = jnp.result_type(*canonical)
     return {
         name: value.astype(dtype)
         if isinstance(value, jax.core.Tracer)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool
 
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.kvcache import NEVER
 from jaxalloc.scheduling.policies import Policy
-from jaxalloc.scheduling.requests import Requests
+from jaxalloc.scheduling.requests import Requests, require
 from jaxalloc.scheduling.state import Instance, tie_bits
 
 # Tokens planned in a round stay below twice the capacity, which must fit in 32 bits.
@@ -39,8 +42,9 @@ def prepare(
         arrival = arrival.astype(jnp.int32)
     wrong = wrong | (requests.prompt < 0) | (requests.output > capacity - requests.prompt)
     wrong = wrong | ~policy.valid(requests)
-    waiting_key, by_key, too_large = _order(requests, policy, bound, arrival)
-    invalid = jnp.any(real & (wrong | too_large)) | jnp.any(requests.output < 0)
+    waiting_key, by_key = _order(requests, policy, bound, arrival)
+    wrong = wrong | _too_large(requests, policy, bound)
+    invalid = jnp.any(real & wrong) | jnp.any(requests.output < 0)
     invalid = invalid | (capacity < 0) | (capacity > MAX_CAPACITY)
     total = jnp.where(invalid, 0, jnp.sum(real, dtype=jnp.int32))
     by_arrival = jnp.argsort(jnp.where(real, arrival, _largest(arrival)), stable=True)
@@ -79,22 +83,68 @@ def _default_rounds(requests: Requests, arrival: Array, in_rounds: bool) -> Arra
 
 def _order(
     requests: Requests, policy: Policy, bound: Array, arrival: Array
-) -> tuple[Array, Array | None, Array]:
-    """Waiting keys, the request of every static key, and whether an integer key would overflow."""
+) -> tuple[Array, Array | None]:
+    """Waiting keys, and the request of every static key."""
     num = requests.num_requests
-    real = requests.output > 0
     index = lax.iota(jnp.int32, num)
-    room = 1 << (31 - tie_bits(num))
-    longest = jnp.maximum(bound, requests.output)
-    packed = policy.evicts and policy.reset_probability is None
-    too_large = (longest >= room - 1) & packed
     order = policy.order(requests)
     if policy.aging and not policy.by_arrival:
-        extra = jnp.floor(policy.aging * arrival.astype(float))
-        limit = room - 1 if policy.refines else NEVER
-        too_large = too_large | (longest.astype(float) + extra >= limit)
-        order = order + extra.astype(jnp.int32)
+        order = order + jnp.floor(policy.aging * arrival.astype(float)).astype(jnp.int32)
     if policy.refines:
-        return (order << tie_bits(num)) | index, None, too_large
+        return (order << tie_bits(num)) | index, None
+    real = requests.output > 0
     by_key = jnp.argsort(jnp.where(real, order, _largest(order)), stable=True).astype(jnp.int32)
-    return jnp.zeros(num, jnp.int32).at[by_key].set(index), by_key, too_large
+    return jnp.zeros(num, jnp.int32).at[by_key].set(index), by_key
+
+
+def _too_large(requests: Requests, policy: Policy, bound: Array) -> Array:
+    """Whether a request's keys, with its index packed below them, overflow 32 bits."""
+    room = float((1 << (31 - tie_bits(requests.num_requests))) - 1)
+    key = jnp.maximum(bound, requests.output).astype(float)
+    packed = policy.evicts and policy.reset_probability is None
+    too_large = (key >= room) & packed
+    if policy.aging and not policy.by_arrival:
+        key = key + jnp.floor(policy.aging * requests.arrival.astype(float))
+        too_large = too_large | (key >= (room if policy.refines else NEVER))
+    return too_large
+
+
+def validate(
+    requests: Requests, capacity: Any, policy: Policy, *, in_seconds: bool = False
+) -> None:
+    """Raise a ValueError that says why `simulate` would call an instance INVALID.
+
+    Args:
+      requests: concrete requests, of one instance or a batch.
+      capacity: M.
+      policy: who is to run.
+      in_seconds: arrivals are seconds, since there is a batch-time model.
+
+    >>> import jaxalloc
+    >>> requests = jaxalloc.Requests.create(prompt=3, output=[2, 7])
+    >>> validate(requests, 8, jaxalloc.policies.AMin())
+    Traceback (most recent call last):
+    ValueError: output[1] = 7 does not fit: prompt + output must not exceed the capacity of 8
+    """
+    real = np.asarray(requests.output) > 0
+    room = np.asarray(capacity)[..., None]
+    if np.any((room < 0) | (room > MAX_CAPACITY)):
+        raise ValueError(f"capacity = {capacity} must be between 0 and {MAX_CAPACITY} tokens")
+    for name in ("prompt", "output", "arrival"):
+        value = np.asarray(getattr(requests, name))
+        require(~real | ((value >= 0) & np.isfinite(value)), name, value, "must not be negative")
+    output, arrival = np.asarray(requests.output), np.asarray(requests.arrival)
+    fits = ~real | (output <= room - np.asarray(requests.prompt))
+    rule = f"does not fit: prompt + output must not exceed the capacity of {capacity}"
+    require(fits, "output", output, rule)
+    if not in_seconds:
+        whole = ~real | ((arrival == np.floor(arrival)) & (arrival <= LAST_ROUND))
+        rule = "must be a whole round: round it, or give a batch-time model"
+        require(whole, "arrival", arrival, rule)
+    valid = ~real | np.asarray(policy.valid(requests))
+    rule = f"does not suit {type(policy).__name__}: it must cover the output and `lower`"
+    require(valid, "upper", np.asarray(requests.upper), rule)
+    bound = jnp.maximum(policy.bound(requests), 1)
+    too_large = ~real | ~np.asarray(_too_large(requests, policy, bound))
+    rule = "is too large for keys of 32 bits: use smaller bounds, less ageing or fewer requests"
+    require(too_large, "bound", np.asarray(bound), rule)

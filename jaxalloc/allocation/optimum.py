@@ -1,0 +1,192 @@
+"""The optimum: the one loop around every solver, and the one place that decides "converged"."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from jaxalloc.allocation.certificate import certified_residual
+from jaxalloc.allocation.mg1 import variability
+from jaxalloc.allocation.newton import Newton
+from jaxalloc.allocation.objective import Point, evaluate, is_feasible, objective, residual
+from jaxalloc.allocation.solver import Solver, move
+from jaxalloc.allocation.workload import Flag, PerServer, PerType, Scalar, Tokens, Workload
+
+_TOLERANCE = {"float64": 1e-8, "float32": 1e-5}
+_ROUNDING_FLOOR = 16.0  # in units of eps: below it a residual cannot halve any more
+_LEAST_IDLE_TO_START = 1e-3  # of what is idle at min_tokens, for `initial` to be used
+_NON_NEGATIVE = (
+    "arrival_rate",
+    "mix",
+    "gain",
+    "floor",
+    "base_time",
+    "min_tokens",
+    "accuracy_weight",
+    "service_cv",
+)
+
+
+class Status(enum.IntEnum):
+    """How a lane ended."""
+
+    CONVERGED = 0  # the certified residual is within tolerance
+    MAX_STEPS = 1  # it is not: the cap on steps was reached, or rounding left no step to take
+    INFEASIBLE = 2  # the queue is unstable even at min_tokens
+    NON_FINITE = 3  # a field is NaN or inf
+    INVALID = 4  # a field is outside its domain, or min_tokens > max_tokens
+
+
+class Allocation(NamedTuple):
+    """What `solve` returns; `solve_batch` adds leading axes.
+
+    Attributes:
+      tokens: [*B, K] token budgets; min_tokens where INFEASIBLE, NaN where NON_FINITE or INVALID.
+      objective: [*B] J at the tokens, s; -inf where INFEASIBLE, NaN where NON_FINITE or INVALID.
+      residual: [*B] largest violated |up - down| / (up + down), rounding included; inf where no
+        step was taken because of the status.
+      steps: [*B] int32, steps taken.
+      status: [*B] int32, a `Status`.
+    """
+
+    tokens: PerType
+    objective: PerServer
+    residual: PerServer
+    steps: Int[Array, "*B"]
+    status: Int[Array, "*B"]
+
+
+class Progress(NamedTuple):
+    """The loop's carry."""
+
+    state: Any
+    tokens: Tokens  # the best so far
+    residual: Scalar  # its residual
+    halved: Flag  # whether the last step halved the best residual
+    steps: Int[Array, ""]
+
+
+def classify(workload: Workload) -> Int[Array, ""]:
+    """The status that a lane has before any step; CONVERGED stands for "can be solved"."""
+    finite, valid = jnp.array(True), workload.min_tokens <= workload.max_tokens
+    for field in jax.tree.leaves(workload):
+        finite = finite & jnp.isfinite(field)
+    for name in _NON_NEGATIVE:
+        valid &= getattr(workload, name) >= 0
+    valid &= (workload.decay > 0) & (workload.time_per_token > 0)
+    feasible = jnp.where(is_feasible(workload), Status.CONVERGED, Status.INFEASIBLE)
+    invalid = jnp.where(jnp.all(valid), feasible, Status.INVALID)
+    return jnp.where(jnp.all(finite), invalid, Status.NON_FINITE).astype(jnp.int32)
+
+
+def first_point(workload: Workload, initial: Tokens | None) -> Point:
+    """Where to start: `initial` if it is stable, else every type's own optimum at the least prices.
+
+    That guess overestimates, since prices rise with the load; it is shortened to keep the queue
+    stable.
+    """
+    lowest = evaluate(workload, workload.min_tokens)
+    own = lowest.load_price * variability(workload) * workload.time_per_token / lowest.price
+    rise = jnp.maximum(lowest.imbalance, 0) / (workload.decay + own)
+    target = jnp.minimum(workload.min_tokens + rise, workload.max_tokens)
+    guess = move(workload, lowest, target)
+    if initial is not None:
+        wanted = jnp.where(jnp.isfinite(initial), initial, workload.min_tokens)
+        wanted = jnp.clip(wanted, workload.min_tokens, workload.max_tokens)
+        stable = evaluate(workload, wanted).idle > _LEAST_IDLE_TO_START * lowest.idle
+        guess = jnp.where(stable, wanted, guess)
+    return evaluate(workload, guess)
+
+
+def run(workload: Workload, solver: Solver, start: Point, solvable: Flag) -> Progress:
+    """Step until the residual is within tolerance and no longer halves, or the solver must stop."""
+    tolerance = tolerance_of(solver, workload)
+    floor = _ROUNDING_FLOOR * jnp.finfo(workload.dtype).eps
+
+    def unfinished(progress: Progress) -> Flag:
+        wanting = (progress.residual > tolerance) | progress.halved
+        able = (progress.steps < solver.max_steps) & ~progress.state.stalled
+        return solvable & wanting & able & (progress.residual > floor)
+
+    def advance(progress: Progress) -> Progress:
+        state = solver.step(workload, progress.state)
+        now = residual(state.distance)
+        better = now < progress.residual
+        return Progress(
+            state=state,
+            tokens=jnp.where(better, state.point.tokens, progress.tokens),
+            residual=jnp.where(better, now, progress.residual),
+            halved=now <= progress.residual / 2,
+            steps=progress.steps + 1,
+        )
+
+    state = solver.init(workload, start)
+    first = Progress(
+        state=state,
+        tokens=state.point.tokens,
+        residual=residual(state.distance),
+        halved=jnp.array(True),
+        steps=jnp.int32(0),
+    )
+    return jax.lax.while_loop(unfinished, advance, first)
+
+
+def tolerance_of(solver: Solver, workload: Workload) -> float:
+    """The solver's tolerance, or the one that the dtype can reach."""
+    if solver.tolerance is not None:
+        return solver.tolerance
+    return _TOLERANCE[str(workload.dtype)]
+
+
+def solve(
+    workload: Workload, solver: Solver = Newton(), initial: Tokens | None = None
+) -> Allocation:
+    """Optimal token budgets of one workload: the maximizer of J over the box, with d > 0.
+
+    A lane is CONVERGED iff its certified residual is at most the solver's tolerance; steps go on
+    while the residual still halves. Works under `jax.jit` and `jax.vmap`.
+
+    Args:
+      workload: one workload, without batch axes.
+      solver: `Newton()`, `FixedPoint()` or `ProjectedGradient()`; static.
+      initial: [K] tokens to start from; entries that are not finite are ignored.
+
+    >>> import jaxalloc
+    >>> workload = jaxalloc.Workload.create(
+    ...     arrival_rate=0.0, mix=[1.0], gain=0.5, decay=1e-3, floor=0.0, base_time=0.1,
+    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=20.0)
+    >>> print(f"{jaxalloc.solve(workload).tokens[0]:.1f}")  # ln(20 · 0.5) / 1e-3
+    2302.6
+    """
+    return _solve(workload, solver, initial)
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def _solve(workload: Workload, solver: Solver, initial: Tokens | None) -> Allocation:
+    dtype = workload.dtype
+    workload = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
+    status = classify(workload)
+    solvable = status == Status.CONVERGED
+    start = first_point(workload, None if initial is None else jnp.asarray(initial, dtype))
+    progress = run(workload, solver, start, solvable)
+    reached = certified_residual(workload, progress.tokens)
+    within = reached <= tolerance_of(solver, workload)
+    ended = jnp.where(within, Status.CONVERGED, Status.MAX_STEPS).astype(jnp.int32)
+    infeasible = status == Status.INFEASIBLE
+    failed = jnp.where(infeasible, workload.min_tokens, jnp.nan)
+    return Allocation(
+        tokens=jnp.where(solvable, progress.tokens, failed),
+        objective=jnp.where(
+            solvable,
+            objective(workload, progress.tokens),
+            jnp.where(infeasible, -jnp.inf, jnp.nan),
+        ),
+        residual=jnp.where(solvable, reached, jnp.inf),
+        steps=progress.steps,
+        status=jnp.where(solvable, ended, status),
+    )

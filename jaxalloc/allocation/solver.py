@@ -1,0 +1,58 @@
+"""What a solver is: hyper-parameters, a state and one pure step; and the step rules they share."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+
+from jaxalloc.allocation.objective import Point
+from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
+
+_KEPT_IDLE = 0.2  # share of the idle fraction d that one step leaves
+
+
+class State(Protocol):
+    """What a solver carries from step to step; a pytree."""
+
+    @property
+    def point(self) -> Point:
+        """Where it stands; always stable."""
+
+    @property
+    def distance(self) -> Scalar:
+        """`objective.distance` of the point."""
+
+    @property
+    def stalled(self) -> Flag:
+        """Whether no further step can help."""
+
+
+class Solver(Protocol):
+    """Hyper-parameters and one pure step; frozen and hashable, static under `jax.jit`."""
+
+    @property
+    def max_steps(self) -> int:
+        """Cap on the number of steps."""
+
+    @property
+    def tolerance(self) -> float | None:
+        """Largest residual that counts as converged; None: what the dtype can reach."""
+
+    def init(self, workload: Workload, start: Point) -> Any:
+        """The `State` at a stable point."""
+
+    def step(self, workload: Workload, state: Any) -> Any:
+        """The next `State`."""
+
+
+def move(
+    workload: Workload, point: Point, target: Tokens, *, kept_idle: float = _KEPT_IDLE
+) -> Tokens:
+    """Go to `target`, which is in the box, or only as far as keeps that share of d."""
+    step = target - point.tokens
+    used = workload.arrival_rate * jnp.sum(workload.mix * workload.time_per_token * step)
+    limit = (1 - kept_idle) * point.idle
+    short = point.tokens + limit / jnp.where(used > limit, used, 1) * step
+    short = jnp.clip(short, workload.min_tokens, workload.max_tokens)
+    return jnp.where(used > limit, short, target)

@@ -1,0 +1,90 @@
+"""The commands under one name, and what happens when one of them fails.
+
+The modules of the commands are light: JAX, Matplotlib and the like are imported inside the
+functions, so that `jaxalloc --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from jaxalloc.cli.errors import BadInput
+
+# Modules of this package, each with `register(app)`, in the order of the help.
+COMMANDS = ("presets", "solve", "sweep")
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+def make_app() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        name="jaxalloc",
+        help="Thinking-token budgets and KV-cache schedules for LLM servers.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    for name in COMMANDS:
+        importlib.import_module(f"jaxalloc.cli.{name}").register(app)
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"jaxalloc {metadata.version('jaxalloc')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("jaxalloc (not installed: run from its sources)")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Thinking-token budgets and KV-cache schedules for LLM servers."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; bad input becomes one line on stderr.
+
+    Returns:
+      The exit code: 0 done, 1 ran but the answer is a failure, 2 bad input, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        words = ["--help"]
+    try:
+        return int(make_app()(words, prog_name="jaxalloc", standalone_mode=False) or 0)
+    except BadInput as error:
+        return _complain(str(error))
+    except typer.TyperException as error:
+        return _complain(_usage(error))
+    except (typer.Abort, KeyboardInterrupt):
+        sys.stderr.write("jaxalloc: interrupted\n")
+        return INTERRUPTED
+
+
+def _complain(message: str) -> int:
+    sys.stderr.write(f"jaxalloc: {' '.join(message.split())}\n")
+    return BAD_INPUT
+
+
+def _usage(error: typer.TyperException) -> str:
+    """A complaint about flags as one line that says where they are explained."""
+    describe = getattr(error, "format_message", error.__str__)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "jaxalloc"
+    message = str(describe()).rstrip(".").replace("Value error, ", "")
+    return f"{message}: see {command} --help"

@@ -1,0 +1,1 @@
+"""Pictures: one figure a function, Matplotlib without a display."""

@@ -1,0 +1,100 @@
+"""The optimal budgets of one workload: what `jaxalloc solve --plot` draws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from jaxalloc.cli.plots.style import STYLE, look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from jaxalloc.allocation.workload import Workload
+
+_CURVE_POINTS = 400
+_NAME_LENGTH = 30
+_DOT: Any = {"ms": 8.5, "mec": "white", "mew": 1.1, "ls": "none", "zorder": 3, "clip_on": False}
+
+
+def solve_figure(workload: Workload, answer: dict[str, Any], title: str) -> Figure:
+    """Accuracy against tokens with the optimum marked; tokens, service time and load beside it.
+
+    Args:
+      workload: one workload.
+      answer: the document of `jaxalloc solve`: `tasks` and the totals.
+      title: the name of the workload.
+    """
+    with mpl.rc_context(STYLE):
+        tasks = answer["tasks"]
+        figure = Figure(figsize=(10, max(4.4, 1.4 + 0.24 * len(tasks))), layout="constrained")
+        curves, bars = figure.subplots(1, 2, width_ratios=(1.5, 1))
+        _draw_accuracy(curves, workload, tasks)
+        _draw_load(bars, tasks)
+        figure.suptitle(
+            f"{title}: {float(workload.arrival_rate):g} queries/s, "
+            f"utilization {answer['utilization']:.2f}, accuracy {answer['mean_accuracy']:.3f}, "
+            f"mean system time {answer['mean_system_time']:.3g} s",
+            fontsize=11,
+        )
+    return figure
+
+
+def _draw_accuracy(axes: Axes, workload: Workload, tasks: list[dict[str, Any]]) -> None:
+    gain, decay, floor, low, high = (
+        np.asarray(getattr(workload, name))
+        for name in ("gain", "decay", "floor", "min_tokens", "max_tokens")
+    )
+    for k, task in enumerate(tasks):
+        # Even spacing on the axis, whose scale is the square root.
+        tokens = np.linspace(np.sqrt(low[k]), np.sqrt(high[k]), _CURVE_POINTS) ** 2
+        accuracy = floor[k] - gain[k] * np.expm1(-decay[k] * tokens)
+        axes.plot(tokens, accuracy, color=look(k)["color"], lw=1.4)
+        axes.plot(task["tokens"], task["accuracy"], **look(k), **_DOT)
+    axes.set_xscale("function", functions=(_root, np.square))
+    longest = float(high.max()) or 1.0
+    axes.set_xlim(0, longest)
+    axes.set_xticks([longest * share for share in (0, 1 / 64, 1 / 16, 1 / 4, 9 / 16, 1)])
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("thinking tokens (square-root scale)")
+    axes.set_ylabel("accuracy")
+    axes.set_title("accuracy of each task, optimum marked")
+
+
+def _root(tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Square root; Matplotlib also asks for margins left of 0."""
+    roots: np.ndarray[Any, Any] = np.sqrt(np.maximum(tokens, 0))
+    return roots
+
+
+def _draw_load(axes: Axes, tasks: list[dict[str, Any]]) -> None:
+    """A bar a task that starts with its marker: the legend of the curves too."""
+    share = np.nan_to_num([100 * task["load_share"] for task in tasks])
+    for k, task in enumerate(tasks):
+        axes.barh(k, share[k], color=look(k)["color"], height=0.5)
+        axes.plot(0, k, **look(k), **_DOT)
+        axes.annotate(
+            f"{task['tokens']:,.0f} tokens, {task['service_time']:.3g} s",
+            (share[k], k),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    axes.set_yticks(range(len(tasks)), [_shorten(task["name"]) for task in tasks])
+    axes.tick_params(axis="y", length=0, pad=10)
+    axes.set_ylim(len(tasks) - 0.4, -0.6)
+    axes.set_xlim(0, 1.75 * max(share.max(), 1e-9))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("share of the load, %")
+    axes.set_title("tokens and service time of each task")
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"

@@ -1,0 +1,141 @@
+"""What accuracy costs in time: what `jaxalloc sweep --plot` draws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from jaxalloc.cli.plots.style import STYLE, look
+from jaxalloc.workloads.fields import FIELDS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from jaxalloc.sweep.grid import Axis, Grid
+
+_MAX_CURVES = 40
+_LABELLED_CURVES = 6
+_FEW_CURVES = 15
+
+
+class _Family(NamedTuple):
+    """Curves of one grid: C of them with n points each.
+
+    Attributes:
+      curves: [C, n, 2] mean system time and mean accuracy; NaN where nothing converged.
+      values: [C] the value of `axis`.
+      axis: the axis that colours the curves; None where there is one curve only.
+      nested: other axes vary too, so that `values` do not tell the curves apart.
+    """
+
+    curves: np.ndarray[Any, Any]
+    values: np.ndarray[Any, Any]
+    axis: Axis | None
+    nested: bool
+
+
+def frontier_figure(grid: Grid, columns: dict[str, Any], title: str) -> Figure:
+    """Mean accuracy against mean system time along the accuracy weight.
+
+    One curve for every combination of the other axes, coloured by the arrival rate or, where that
+    does not vary, by the first axis that does. Only configurations that converged are drawn, and at
+    most 40 curves, evenly chosen.
+
+    Args:
+      grid: the grid, with an axis `accuracy_weight`.
+      columns: [grid.size] `mean_system_time`, `mean_accuracy` and `status`.
+      title: the name of the workload.
+    """
+    family = _family(grid, columns)
+    weight = next(axis.values for axis in grid.axes if axis.field == "accuracy_weight")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.subplots()
+        if not len(family.curves):
+            axes.annotate("no configuration converged", (0.5, 0.5), xycoords="axes fraction")
+        elif family.axis is None:
+            axes.plot(*family.curves[0].T, color=look(0)["color"], lw=2)
+        else:
+            _draw(figure, axes, family, family.axis)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.set_xlabel("mean system time, s")
+        axes.set_ylabel("mean accuracy")
+        axes.set_title(
+            f"{title}: what accuracy costs in time\n"
+            f"along each curve: accuracy weight from {weight.min():g} to {weight.max():g} s"
+        )
+    return figure
+
+
+def _family(grid: Grid, columns: dict[str, Any]) -> _Family:
+    """The curves to draw."""
+    along = next(i for i, axis in enumerate(grid.axes) if axis.field == "accuracy_weight")
+    solved = columns["status"] == "CONVERGED"
+    points = [
+        np.where(solved, columns[key], np.nan) for key in ("mean_system_time", "mean_accuracy")
+    ]
+    curves = np.moveaxis(np.stack(points, axis=-1).reshape(*grid.shape, 2), along, -2)
+    others = [axis for i, axis in enumerate(grid.axes) if i != along]
+    varying = [axis for axis in others if len(axis.values) > 1]
+    coloured = next((a for a in varying if a.field == "arrival_rate"), next(iter(varying), None))
+    values = np.zeros(curves.shape[:-2])
+    if coloured is not None:
+        shape = [len(axis.values) if axis is coloured else 1 for axis in others]
+        values += coloured.values.reshape(shape)
+    curves = curves.reshape(-1, *curves.shape[-2:])
+    drawn = np.flatnonzero(np.isfinite(curves).all(-1).any(-1))
+    if len(drawn) > _MAX_CURVES:
+        drawn = drawn[np.linspace(0, len(drawn) - 1, _MAX_CURVES).round().astype(int)]
+    return _Family(curves[drawn], values.ravel()[drawn], coloured, len(varying) > 1)
+
+
+def _draw(figure: Figure, axes: Axes, family: _Family, axis: Axis) -> None:
+    """Thin curves for the family, thick labelled ones for a few of its members."""
+    norm = (LogNorm if axis.log else Normalize)(axis.values.min(), axis.values.max())
+    lines = LineCollection(
+        list(family.curves),
+        cmap=_readable_map(),
+        norm=norm,
+        linewidths=1.4 if len(family.curves) <= _FEW_CURVES else 0.7,
+        array=family.values,
+    )
+    axes.add_collection(lines)
+    axes.autoscale()
+    bar = figure.colorbar(lines, ax=axes, pad=0.02, format="{x:g}")
+    meaning = FIELDS[axis.field].meaning
+    bar.set_label(meaning if axis.task is None else f"{axis.task}: {meaning}")
+    if family.nested:
+        return
+    ends = np.stack([curve[np.isfinite(curve).all(-1)][-1] for curve in family.curves])
+    for index in _spread(ends):
+        axes.plot(*family.curves[index].T, color=lines.cmap(norm(family.values[index])), lw=2.4)
+        axes.annotate(
+            f"{family.values[index]:.2g}",
+            ends[index],
+            xytext=(5, 0),
+            textcoords="offset points",
+            fontsize=9,
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+        )
+
+
+def _readable_map() -> ListedColormap:
+    """Cividis without its lightest end, which white paper swallows."""
+    return ListedColormap(mpl.colormaps["cividis"](np.linspace(0, 0.88, 256)))
+
+
+def _spread(ends: np.ndarray[Any, Any]) -> set[int]:
+    """A few of the curves, with ends [C, 2] so far apart in height that labels do not collide."""
+    heights = ends[:, 1]
+    wanted = np.linspace(heights.min(), heights.max(), _LABELLED_CURVES)
+    return {int(np.abs(heights - height).argmin()) for height in wanted}

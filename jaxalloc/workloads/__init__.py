@@ -1,0 +1,1 @@
+"""Workload files: TOML in, TOML out (`files`), and the built-in ones."""

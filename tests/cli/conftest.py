@@ -1,0 +1,27 @@
+"""Running commands in this process, as the shell would see them."""
+
+from typing import NamedTuple
+
+import pytest
+
+from jaxalloc.cli import main
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys, tmp_path, monkeypatch):
+    """Run a command line in an empty folder; words are split at spaces."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(line):
+        capsys.readouterr()
+        code = main(line.split())
+        return Outcome(code, *capsys.readouterr())
+
+    return run

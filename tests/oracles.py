@@ -1,0 +1,169 @@
+"""Independent answers: the model, its optimality conditions and slow certain solvers, in NumPy.
+
+Written from the mathematics alone and sharing no code with `jaxalloc`: plain loops where the
+package is clever. Every function takes a batch of fields as `problems.py` makes them (N lanes, K
+types) and computes in `dtype`; `np.longdouble` (80 bits on x86, eps 1.1e-19) cannot be fooled by
+the cancellation in d = 1 - ρ that a float64 solver suffers from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Fields = dict[str, np.ndarray]
+EXTENDED = np.longdouble
+BISECTIONS = 140
+INNER_STEPS = 60
+
+
+def cast(fields: Fields, dtype: Any = EXTENDED) -> Fields:
+    """The same values in another dtype, one row per lane."""
+    return {name: np.asarray(value, dtype=dtype) for name, value in fields.items()}
+
+
+def queue(fields: Fields, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Per-type service times [N, K], their two moments [N] and the idle fraction d [N]."""
+    time = fields["base_time"] + fields["time_per_token"] * tokens
+    first = np.sum(fields["mix"] * time, axis=1)
+    second = np.sum(fields["mix"] * (1 + fields["service_cv"] ** 2) * time**2, axis=1)
+    return time, first, second, 1 - fields["arrival_rate"] * first
+
+
+def objective(fields: Fields, tokens: np.ndarray, dtype: Any = EXTENDED) -> np.ndarray:
+    """J = α Σ π p - m1 - λ V / (2 d), [N]; -inf where d <= 0."""
+    fields, tokens = cast(fields, dtype), np.asarray(tokens, dtype=dtype)
+    _, first, second, idle = queue(fields, tokens)
+    accuracy = fields["floor"] - fields["gain"] * np.expm1(-fields["decay"] * tokens)
+    value = fields["accuracy_weight"] * np.sum(fields["mix"] * accuracy, axis=1) - first
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(idle > 0, value - fields["arrival_rate"] * second / (2 * idle), -np.inf)
+
+
+def balance(
+    fields: Fields, tokens: np.ndarray, dtype: Any = EXTENDED
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a token of each type brings, α A b e^{-bl}, and what it costs, c m; both [N, K]."""
+    fields, tokens = cast(fields, dtype), np.asarray(tokens, dtype=dtype)
+    time, _, second, idle = queue(fields, tokens)
+    rate = (fields["arrival_rate"] / idle)[:, None]
+    up = fields["accuracy_weight"][:, None] * fields["gain"] * fields["decay"]
+    up = up * np.exp(-fields["decay"] * tokens)
+    price = 1 + rate**2 * second[:, None] / 2 + rate * (1 + fields["service_cv"] ** 2) * time
+    return up, fields["time_per_token"] * price
+
+
+def gradient(fields: Fields, tokens: np.ndarray, dtype: Any = EXTENDED) -> np.ndarray:
+    """∇J, [N, K]."""
+    up, down = balance(fields, tokens, dtype)
+    return np.asarray(fields["mix"], dtype=dtype) * (up - down)
+
+
+def residual(fields: Fields, tokens: np.ndarray, dtype: Any = EXTENDED) -> np.ndarray:
+    """The largest violated |up - down| / (up + down), [N]; inf outside the box or where d <= 0.
+
+    A coordinate at its lower bound may have down > up, one at its upper bound up > down; one whose
+    bounds are equal has nothing to decide.
+    """
+    low, high = fields["min_tokens"], fields["max_tokens"]
+    tokens = np.asarray(tokens)
+    inside = np.all((tokens >= low) & (tokens <= high), axis=1)
+    with np.errstate(all="ignore"):
+        up, down = balance(fields, tokens, dtype)
+        slope = (up - down) / (up + down)
+        slope = np.where(tokens <= low, np.maximum(slope, 0), slope)
+        slope = np.where(tokens >= high, np.minimum(slope, 0), slope)
+        slope = np.where(low == high, 0, slope)
+        idle = queue(cast(fields, dtype), np.asarray(tokens, dtype=dtype))[3]
+    worst = np.max(np.abs(slope), axis=1)
+    return np.where(inside & (idle > 0) & ~np.isnan(worst), worst, np.inf)
+
+
+def own_tokens(fields: Fields, rate: np.ndarray, price: np.ndarray) -> np.ndarray:
+    """Each type's tokens where α A b e^{-bl} = c (G + g κ t), clipped to the box, [N, K].
+
+    Bisection on l with Newton steps where they stay inside: the left side falls, the right rises.
+    """
+    low, high = fields["min_tokens"], fields["max_tokens"]
+    scale = fields["accuracy_weight"][:, None] * fields["gain"] * fields["decay"]
+    kappa = (1 + fields["service_cv"] ** 2) * rate[:, None]
+    cost = fields["time_per_token"]
+
+    def excess(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        up = scale * np.exp(-fields["decay"] * tokens)
+        down = cost * (price[:, None] + kappa * (fields["base_time"] + cost * tokens))
+        with np.errstate(all="ignore"):
+            slope = -fields["decay"] - kappa * cost**2 / down
+            return up - down, (np.log(up) - np.log(down)) / slope
+
+    left, right = low.copy(), high.copy()
+    tokens = left
+    at_low = excess(left)[0] <= 0
+    at_high = excess(right)[0] >= 0
+    for _ in range(INNER_STEPS):
+        value, step = excess(tokens)
+        left = np.where(value >= 0, tokens, left)
+        right = np.where(value <= 0, tokens, right)
+        newton = tokens - step
+        inside = (newton > left) & (newton < right)
+        moved = np.where(inside, newton, (left + right) / 2)
+        done = at_low | at_high | (np.abs(moved - tokens) <= np.finfo(low.dtype).eps * moved)
+        tokens = moved
+        if np.all(done):
+            break
+    return np.where(at_low, low, np.where(at_high, high, tokens))
+
+
+def solve_nested(fields: Fields, dtype: Any = EXTENDED) -> np.ndarray:
+    """The optimum by two nested bisections on the scalars g = λ/d and G = 1 + g² V / 2, [N, K].
+
+    For a given g, G - 1 - g² V(l(g, G)) / 2 rises in G; along its root, 1 - λ m1 - λ/g rises in g.
+    Both searches halve an interval of logarithms until it is empty: certain, and slow.
+    """
+    fields = cast(fields, dtype)
+    rate = fields["arrival_rate"]
+    idle_start = queue(fields, fields["min_tokens"])[3]
+    one = np.ones_like(rate)
+    safe = np.where(rate > 0, rate, one)
+    bound = _bound(fields)
+    low = np.log(safe / idle_start)
+    high = np.log(safe * (np.sqrt(1 + (safe * bound) ** 2) + safe * bound)) + 1e-9
+    high = np.maximum(low, high)
+    for _ in range(BISECTIONS):
+        centre = (low + high) / 2
+        tokens = _inner(fields, np.exp(centre))
+        short = queue(fields, tokens)[3] < np.exp(np.log(safe) - centre)
+        low, high = np.where(short, centre, low), np.where(short, high, centre)
+        if np.all(high - low <= np.finfo(dtype).eps * np.abs(high)):
+            break
+    answer = _inner(fields, np.exp(high))
+    return np.where((rate > 0)[:, None], answer, own_tokens(fields, 0 * rate, one))
+
+
+def _inner(fields: Fields, rate: np.ndarray) -> np.ndarray:
+    """l(g, G(g)): the tokens for a given g = λ/d with G balanced, [N, K]."""
+
+    def second(price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        tokens = own_tokens(fields, rate, price)
+        return tokens, queue(fields, tokens)[2]
+
+    low = np.log1p(rate**2 * queue(fields, fields["min_tokens"])[2] / 2)
+    high = np.log1p(rate**2 * queue(fields, fields["max_tokens"])[2] / 2)
+    for _ in range(BISECTIONS):
+        centre = (low + high) / 2
+        above = centre > np.log1p(rate**2 * second(np.exp(centre))[1] / 2)
+        low, high = np.where(above, low, centre), np.where(above, centre, high)
+        if np.all(high - low <= np.finfo(low.dtype).eps * np.abs(high)):
+            break
+    return second(np.exp(high))[0]
+
+
+def _bound(fields: Fields) -> np.ndarray:
+    """B = E[T](l_min) + α Σ π (p(l_max) - p(l_min)): a cap on E[T] at the optimum, [N]."""
+    _, first, second, idle = queue(fields, fields["min_tokens"])
+    width = fields["max_tokens"] - fields["min_tokens"]
+    grown = -np.exp(-fields["decay"] * fields["min_tokens"]) * np.expm1(-fields["decay"] * width)
+    gained = np.sum(fields["mix"] * fields["gain"] * grown, axis=1)
+    wait = first + fields["arrival_rate"] * second / (2 * idle)
+    return wait + fields["accuracy_weight"] * gained

@@ -1,0 +1,71 @@
+"""Who may import whom: arrows point down, the core needs only JAX and its kin, no circles."""
+
+import ast
+import graphlib
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxalloc
+
+PACKAGE = Path(jaxalloc.__file__).parent
+CORE = {"jax", "numpy", "optax", "chex", "jaxtyping"}
+# Each room and the rooms it may use; "" is the map, `jaxalloc/__init__.py`.
+ROOMS = {
+    "allocation": set(),
+    "scheduling": set(),
+    "workloads": {"allocation"},
+    "sweep": {"workloads", "allocation", "scheduling"},
+    "cli": {"", "sweep", "workloads", "allocation", "scheduling"},
+}
+LIBRARIES = {
+    "allocation": CORE,
+    "scheduling": CORE,
+    "workloads": CORE | {"pydantic", "tomlkit"},
+    "sweep": CORE | {"pyarrow"},
+    "cli": CORE | {"typer", "rich", "pyarrow", "matplotlib"},
+}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
+
+
+def imports(path):
+    """Dotted names of all that a file imports, inside its functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def module(path):
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_arrows_point_down(path):
+    room = path.relative_to(PACKAGE).parts[0]
+    for name in imports(path):
+        first, *rest = name.split(".")
+        if first != "jaxalloc":
+            allowed = first in LIBRARIES[room] or first in sys.stdlib_module_names
+            assert allowed, f"{room} may not import {first}"
+            continue
+        other = rest[0] if rest and rest[0] in ROOMS else ""
+        assert other in ROOMS[room] | {room}, f"{room} may not import {name}"
+
+
+def test_no_circles():
+    known = {module(path): path for path in FILES}
+    graph = {}
+    for name, path in known.items():
+        uses = {used if used in known else used.rpartition(".")[0] for used in imports(path)}
+        graph[name] = (uses & set(known)) - {name}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+    assert set(order) == set(known)
+
+
+def test_no_file_is_long():
+    long = {module(path): len(path.read_text().splitlines()) for path in FILES}
+    assert {name: lines for name, lines in long.items() if lines > 330} == {}
