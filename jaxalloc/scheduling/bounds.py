@@ -34,7 +34,8 @@ def latency_bound(requests: Requests, capacity: Any) -> Float[Array, "*B"]:
     real = requests.output > 0
     output = requests.output.astype(float)
     volume = output * requests.prompt + output * (output + 1) / 2
-    rounds = jnp.cumsum(jnp.sort(volume, axis=-1), axis=-1) / jnp.asarray(capacity)[..., None]
+    room = jnp.broadcast_to(jnp.asarray(capacity), requests.batch_shape)[..., None]
+    rounds = jnp.cumsum(jnp.sort(volume, axis=-1), axis=-1) / room
     # Rounding errors of the sum must not lift it above a whole number.
     slack = requests.num_requests * jnp.finfo(rounds.dtype).eps
     rounds = jnp.ceil(rounds * (1 - slack))
