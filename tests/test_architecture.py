@@ -16,13 +16,15 @@ ROOMS = {
     "allocation": set(),
     "scheduling": set(),
     "workloads": {"allocation"},
-    "sweep": {"workloads", "allocation", "scheduling"},
-    "cli": {"", "sweep", "workloads", "allocation", "scheduling"},
+    "traces": {"scheduling"},
+    "sweep": {"workloads", "traces", "allocation", "scheduling"},
+    "cli": {"", "sweep", "workloads", "traces", "allocation", "scheduling"},
 }
 LIBRARIES = {
     "allocation": CORE,
     "scheduling": CORE,
     "workloads": CORE | {"pydantic", "tomlkit"},
+    "traces": CORE | {"pyarrow"},
     "sweep": CORE | {"pyarrow"},
     "cli": CORE | {"typer", "rich", "pyarrow", "matplotlib"},
 }
