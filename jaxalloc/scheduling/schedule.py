@@ -117,4 +117,5 @@ def _percentile(values: Float[Array, "*B N"], percent: float) -> Float[Array, "*
     above = jnp.minimum(below + 1, values.shape[-1] - 1)
     high = jnp.take_along_axis(ordered, above, axis=-1)
     part = place - below
-    return jnp.where(part > 0, low + part * (high - low), low)[..., 0]
+    between = jnp.where(jnp.isinf(low), low, low + part * (high - low))
+    return jnp.where(part > 0, between, low)[..., 0]

@@ -52,6 +52,10 @@ class Trace:
         """The first `num` requests."""
         return self._choose(np.arange(min(num, self.num_requests)))
 
+    def tail(self, first: int) -> Trace:
+        """Those from request `first` on."""
+        return self._choose(np.arange(min(first, self.num_requests), self.num_requests))
+
     def fitting(self, capacity: int) -> Trace:
         """Those whose prompt and output fit into a cache of `capacity` tokens."""
         return self._choose(np.flatnonzero(self.prompt + self.output <= capacity))

@@ -11,7 +11,7 @@ from tests.scheduling import reference
 from tests.scheduling.reference import Rules
 
 WIDTH = 60  # every instance is padded to this many requests, so that one compilation serves all
-ROUNDS = 4_000  # the reference gives up here; only α-protection resets come near
+ROUNDS = 1_500  # the reference gives up here; only α-protection resets come near
 
 # One line a deterministic policy: the policy and the rules the reference plays by.
 ZOO = {
