@@ -15,7 +15,7 @@ import jax
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -82,13 +82,13 @@ def draw(answers):
                 axes.plot(*np.array(line).T, label=label, ms=5, lw=1.4, **look(k))
             arrivals = "all at once" if unit == "rounds" else "arrivals of the trace, Llama2-70B"
             axes.set(
-                xscale="symlog", yscale="log", title=arrivals, ylabel=f"mean latency, {unit}",
+                xscale="symlog", title=arrivals, ylabel=f"mean latency, {unit}",
                 xlabel="mean width of the prediction intervals, tokens",
             )  # fmt: skip
             axes.set_xlim(left=0)
+            axes.set_ylim(bottom=0)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
-                axis.set_minor_formatter(NullFormatter())
         figure.legend(loc="outside lower center", ncols=5, frameon=False)
     save(figure, FIGURES / "schedule-azure.png")
 

@@ -63,11 +63,11 @@ def draw(rows):
                 inverse, [1 + r["log"] for r in chosen], "--", color="#555555",
                 label="1 + log(1/α)",
             )  # fmt: skip
-            axes.set(xscale="log", yscale="log", xlabel="1/α = upper / lower", title=name)
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.set(xscale="log", xlabel="1/α = upper / lower", title=name)
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
             axes.legend(frameon=False)
         figure.axes[0].set_ylabel("total latency / that of H-SF")
+        figure.axes[0].set_ylim(bottom=0)
     save(figure, FIGURES / "schedule-ratios.png")
 
 

@@ -19,11 +19,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.scheduling import numba_opponent  # noqa: E402
-from benchmarks.scheduling.report import write  # noqa: E402
-from jaxalloc import Requests, policies, simulate_batch  # noqa: E402
-from tests.scheduling.reference import Rules  # noqa: E402
-from tests.scheduling.reference import simulate as plain_python  # noqa: E402
+from benchmarks.scheduling import numba_opponent
+from benchmarks.scheduling.report import write
+from jaxalloc import Requests, policies, simulate_batch
+from tests.scheduling.reference import Rules
+from tests.scheduling.reference import simulate as plain_python
 
 SIZES = ((64, 2_000, 16_492), (1_000, 500, 4_000))
 OTHERS = {
