@@ -48,16 +48,21 @@ def overflow(instance: Instance, policy: Policy, state: State) -> tuple[State, S
             )
             return _victim(state, row_of(state.ledger, request)[SLOT])
 
+        def over(state: State) -> Array:
+            return state.held > instance.capacity
+
+        def next_victim(state: State) -> _Victim:
+            victim: _Victim = lax.cond(over(state), choose, lambda _: nobody, state)
+            return victim
+
         def kill(carry: tuple[State, Scalar, _Victim]) -> tuple[State, Scalar, _Victim]:
             state, killed, victim = carry
             state = _evict(instance, policy, state, victim, killed)
-            return state, killed + 1, choose(state)
+            return state, killed + 1, next_victim(state)
 
-        over = state.held > instance.capacity
         nobody = jax.tree.map(jnp.zeros_like, jax.eval_shape(choose, state))
-        victim = lax.cond(over, choose, lambda _: nobody, state)
         state, killed, _ = lax.while_loop(
-            lambda carry: carry[0].held > instance.capacity, kill, (state, zero, victim)
+            lambda carry: over(carry[0]), kill, (state, zero, next_victim(state))
         )
         return state, killed
 
