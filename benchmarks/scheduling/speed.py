@@ -32,8 +32,8 @@ OTHERS = {
     "MC-SF, predicted = 3/4 o": policies.MCSF(),
     "MC-Benchmark, predicted = 3/4 o": policies.MCBenchmark(),
     "vLLM, first come": policies.VLLMFirstCome(),
-    "α-protection (0.1), 4,000 rounds": policies.AlphaProtection(0.1),
-    "α-protection β-clearing (0.1, 0.2), 4,000 rounds": policies.AlphaBetaClearing(0.1, 0.2),
+    "α-protection (0.1), 1,000 rounds": policies.AlphaProtection(0.1),
+    "α-protection β-clearing (0.1, 0.2), 1,000 rounds": policies.AlphaBetaClearing(0.1, 0.2),
 }
 
 
@@ -91,7 +91,7 @@ def other_policies(repeats):
     )  # fmt: skip
     rows = {}
     for name, policy in OTHERS.items():
-        limit = 4_000 if policy.reset_probability is not None else None
+        limit = 1_000 if policy.reset_probability is not None else None
 
         def run(policy=policy, limit=limit):
             return jax.block_until_ready(

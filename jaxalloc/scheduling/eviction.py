@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,9 +68,9 @@ def overflow(instance: Instance, policy: Policy, state: State) -> tuple[State, S
 
     probability = policy.reset_probability
 
-    def draw(time: Scalar, clearing: Scalar) -> Array:
+    def draw(time: Scalar, clearing: Scalar) -> Array | None:
         if instance.key is None:
-            return jnp.ones(instance.bound.shape, bool)
+            return None
         key = jax.random.fold_in(jax.random.fold_in(instance.key, time), clearing)
         return jax.random.uniform(key, instance.bound.shape) < probability
 
@@ -78,15 +78,21 @@ def overflow(instance: Instance, policy: Policy, state: State) -> tuple[State, S
         state, killed, clearing = carry
         marked = draw(state.time, clearing)
 
-        def reset(inner: tuple[State, Scalar, Scalar]) -> tuple[State, Scalar, Scalar]:
-            state, killed, slot = inner
-            state = _evict(instance, policy, state, _victim(state, slot), killed)
-            return state, killed + 1, kvcache.last_marked(state.slots, slot, marked)
+        def next_slot(state: State, below: Scalar) -> Scalar:
+            if marked is None:
+                return below - 1
+            return kvcache.last_marked(state.slots, below, marked)
 
-        state, killed, _ = lax.while_loop(
-            lambda inner: inner[2] >= 0,
-            reset,
-            (state, killed, kvcache.last_marked(state.slots, state.running, marked)),
+        # From the last slot down, so that whoever moves into a free slot has had its draw.
+        def reset(inner: tuple[State, Scalar, Scalar, _Victim]) -> Any:
+            state, killed, slot, victim = inner
+            state = _evict(instance, policy, state, victim, killed)
+            slot = next_slot(state, slot)
+            return state, killed + 1, slot, _victim(state, slot)
+
+        slot = next_slot(state, state.running)
+        state, killed, _, _ = lax.while_loop(
+            lambda inner: inner[2] >= 0, reset, (state, killed, slot, _victim(state, slot))
         )
         return state, killed, clearing + 1
 
