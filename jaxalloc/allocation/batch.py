@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import math
 import os
 from typing import Any
 
@@ -21,10 +22,11 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.optimum import Allocation, Status, solve
 from jaxalloc.allocation.solver import Solver
-from jaxalloc.allocation.workload import PerType, Workload
+from jaxalloc.allocation.workload import PER_SERVER, PerType, Workload
+
+Lanes = tuple[Workload, Any]  # workloads, and tokens to start from or None
 
 _MOST_LANES_A_CHUNK = {"cpu": 1 << 14, "gpu": 1 << 22, "tpu": 1 << 20}
-_PER_SERVER = ("arrival_rate", "accuracy_weight")
 
 
 def solve_batch(
@@ -52,18 +54,16 @@ def solve_batch(
     >>> print(f"{fractions['INFEASIBLE']:.2f}")
     0.33
     """
-    shape = np.broadcast_shapes(
-        *(
-            np.shape(leaf) if name in _PER_SERVER else np.shape(leaf)[:-1]
-            for name, leaf in vars(workloads).items()
-        )
-    )
-    flat = _flatten(workloads, shape)
-    start = None
-    if initial is not None:
-        start = jnp.broadcast_to(initial, (*shape, workloads.num_types))
-        start = start.reshape(-1, workloads.num_types)
-    answer = _solve_flat(flat, start, solver)
+    shape = _batch_shape(workloads)
+    leaves = jax.tree.leaves((workloads, initial))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        answer = _solve_lanes(*_flatten(workloads, initial, shape, jnp), solver)
+    elif (platform := _platform(leaves)) == "cpu":
+        answer = _solve_on_cores(*_flatten(workloads, initial, shape, np), solver)
+    else:
+        answer = _solve_in_turn(*_flatten(workloads, initial, shape, jnp), solver, platform)
+    if shape == answer.status.shape:
+        return answer
     return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), answer)
 
 
@@ -73,70 +73,94 @@ def status_fractions(allocation: Allocation) -> dict[str, Any]:
     return {status.name: xp.mean(xp.asarray(allocation.status) == status) for status in Status}
 
 
-def _flatten(workloads: Workload, shape: tuple[int, ...]) -> Workload:
-    """Every field with one leading axis of lanes, in the widest dtype."""
-    lanes = int(np.prod(shape))
-
-    def flatten(name: str, leaf: Any) -> jax.Array:
-        own = () if name in _PER_SERVER else (workloads.num_types,)
-        leaf = jnp.asarray(leaf, workloads.dtype)
-        return jnp.broadcast_to(leaf, (*shape, *own)).reshape(lanes, *own)
-
-    return Workload(**{name: flatten(name, leaf) for name, leaf in vars(workloads).items()})
-
-
-def _solve_flat(flat: Workload, start: jax.Array | None, solver: Solver) -> Allocation:
-    """Lanes on one axis: traced as they are, else in chunks on the threads of the backend."""
-    leaves = jax.tree.leaves((flat, start))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return _solve_lanes(flat, start, solver)
-    lanes = flat.arrival_rate.shape[0]
-    platform = next(iter(flat.arrival_rate.devices())).platform
-    threads = len(os.sched_getaffinity(0)) if platform == "cpu" else 1
-    most = _MOST_LANES_A_CHUNK.get(platform, _MOST_LANES_A_CHUNK["gpu"])
-    chunk = max(1, min(most, -(-lanes // threads)))
-    if lanes <= chunk:
-        return _solve_lanes(flat, start, solver)
-    pieces = [_piece((flat, start), first, chunk) for first in range(0, lanes, chunk)]
-    first = jax.block_until_ready(_solve_lanes(*pieces[0], solver))  # compiles once, on one thread
-    run = functools.partial(
-        _solve_piece, solver=solver, float64=jax.config.values["jax_enable_x64"]
+def _batch_shape(workloads: Workload) -> tuple[int, ...]:
+    """*B, the shape that the leading axes of all fields broadcast to."""
+    shapes = (
+        np.shape(leaf) if name in PER_SERVER else np.shape(leaf)[:-1]
+        for name, leaf in vars(workloads).items()
     )
+    return np.broadcast_shapes(*shapes)
+
+
+def _platform(leaves: list[Any]) -> str:
+    """Where the lanes are, or would be put."""
+    for leaf in leaves:
+        if isinstance(leaf, jax.Array):
+            return next(iter(leaf.devices())).platform
+    return jax.default_backend()
+
+
+def _flatten(workloads: Workload, initial: Any, shape: tuple[int, ...], xp: Any) -> Lanes:
+    """Every array with one leading axis of lanes, in the widest dtype; views where possible."""
+    num_types, dtype = workloads.num_types, workloads.dtype
+
+    def flatten(leaf: Any, own: tuple[int, ...]) -> Any:
+        leaf = xp.asarray(leaf, dtype)
+        return xp.broadcast_to(leaf, (*shape, *own)).reshape(math.prod(shape), *own)
+
+    fields = {
+        name: flatten(leaf, () if name in PER_SERVER else (num_types,))
+        for name, leaf in vars(workloads).items()
+    }
+    return Workload(**fields), None if initial is None else flatten(initial, (num_types,))
+
+
+def _solve_on_cores(flat: Workload, start: Any, solver: Solver) -> Allocation:
+    """Deal chunks of lanes to the cores, one thread each."""
+    lanes = flat.arrival_rate.shape[0]
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    size = max(1, min(_MOST_LANES_A_CHUNK["cpu"], -(-lanes // (threads or 1))))
+    if lanes <= size:
+        return _solve_lanes(flat, start, solver)
+    pieces = [_cut((flat, start), first, size, np) for first in range(0, lanes, size)]
+    # The first call compiles, once for all threads, and returns while its lanes are being solved.
+    answers = [_solve_lanes(*pieces[0], solver)]
+    float64 = jax.config.values["jax_enable_x64"]
+
+    def work(piece: Lanes) -> Allocation:
+        with jax.enable_x64(float64):  # a thread does not inherit its caller's scope
+            return jax.block_until_ready(_solve_lanes(*piece, solver))
+
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        answers = [first, *pool.map(run, pieces[1:])]
+        answers += pool.map(work, pieces[1:])
+    parts = jax.tree.map(lambda *parts: np.concatenate(parts)[:lanes], *answers)
+    return jax.tree.map(jnp.asarray, parts)
+
+
+def _solve_in_turn(flat: Workload, start: Any, solver: Solver, platform: str) -> Allocation:
+    """One chunk after the other, each as large as the device takes well."""
+    lanes = flat.arrival_rate.shape[0]
+    size = max(1, min(_MOST_LANES_A_CHUNK.get(platform, 1 << 20), lanes))
+    if lanes <= size:
+        return _solve_lanes(flat, start, solver)
+    pieces = (_cut((flat, start), first, size, jnp) for first in range(0, lanes, size))
+    answers = [_solve_lanes(*piece, solver) for piece in pieces]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:lanes], *answers)
 
 
-def _solve_piece(
-    piece: tuple[Workload, jax.Array | None], solver: Solver, float64: bool
-) -> Allocation:
-    """One chunk on a thread of its own, which does not inherit the caller's scope of float64."""
-    with jax.enable_x64(float64):
-        return jax.block_until_ready(_solve_lanes(*piece, solver))
-
-
-def _piece(lanes: Any, first: int, size: int) -> Any:
+def _cut(lanes: Lanes, first: int, size: int, xp: Any) -> Lanes:
     """`size` lanes from `first` on; past the end the last lane repeats, so that shapes agree."""
 
-    def cut(leaf: jax.Array) -> jax.Array:
+    def cut(leaf: Any) -> Any:
         part = leaf[first : first + size]
         short = size - part.shape[0]
-        return jnp.concatenate([part, jnp.repeat(part[-1:], short, axis=0)]) if short else part
+        return xp.concatenate([part, xp.repeat(part[-1:], short, axis=0)]) if short else part
 
     return jax.tree.map(cut, lanes)
 
 
 @functools.partial(jax.jit, static_argnames="solver")
-def _solve_lanes(flat: Workload, start: jax.Array | None, solver: Solver) -> Allocation:
+def _solve_lanes(flat: Workload, start: Any, solver: Solver) -> Allocation:
     """All lanes in one computation: lane after lane on a CPU, side by side elsewhere."""
 
-    def together(lanes: tuple[Workload, jax.Array | None]) -> Allocation:
-        return jax.vmap(lambda lane: solve(lane[0], solver, lane[1]))(lanes)
+    def solve_lane(lane: Lanes) -> Allocation:
+        return solve(lane[0], solver, lane[1])
 
-    def alone(lanes: tuple[Workload, jax.Array | None]) -> Allocation:
-        return _as_native_kernel(lambda lane: solve(lane[0], solver, lane[1]), lanes)
-
-    return jax.lax.platform_dependent((flat, start), cpu=alone, default=together)
+    return jax.lax.platform_dependent(
+        (flat, start),
+        cpu=functools.partial(_as_native_kernel, solve_lane),
+        default=jax.vmap(solve_lane),
+    )
 
 
 def _as_native_kernel(function: Any, lanes: Any) -> Any:

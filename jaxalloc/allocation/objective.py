@@ -98,11 +98,9 @@ def evaluate(workload: Workload, tokens: Tokens) -> Point:
 def own_imbalance(workload: Workload, tokens: Tokens, price: Tokens) -> Tokens:
     """ln(up / down) of every type at given prices, ln(α A b / (c m)) - b l."""
     steepest = workload.accuracy_weight * workload.gain * workload.decay
-    return jnp.clip(
-        jnp.log(steepest / (workload.time_per_token * price)) - workload.decay * tokens,
-        _SMALLEST_IMBALANCE,
-        _LARGEST_IMBALANCE,
-    )
+    ratio = jnp.log(steepest / (workload.time_per_token * price)) - workload.decay * tokens
+    ratio = jnp.where(ratio < _SMALLEST_IMBALANCE, _SMALLEST_IMBALANCE, ratio)
+    return jnp.where(ratio > _LARGEST_IMBALANCE, _LARGEST_IMBALANCE, ratio)
 
 
 def gradient(workload: Workload, tokens: Tokens) -> Tokens:

@@ -19,7 +19,7 @@ Mask = Bool[Array, "K"]
 Scalar = Float[Array, ""]
 Flag = Bool[Array, ""]
 
-_PER_SERVER = ("arrival_rate", "accuracy_weight")
+PER_SERVER = ("arrival_rate", "accuracy_weight")
 _MIX_TOLERANCE = 1e-6
 
 
@@ -167,23 +167,23 @@ def _cast(given: dict[str, Any]) -> dict[str, Any]:
 
 def _broadcast(arrays: dict[str, Any]) -> dict[str, Array]:
     """Scalars over types, everything over one leading shape."""
-    wide = {k: v if k in _PER_SERVER else jnp.atleast_1d(v) for k, v in arrays.items()}
-    num_types = max(v.shape[-1] for k, v in wide.items() if k not in _PER_SERVER)
+    wide = {k: v if k in PER_SERVER else jnp.atleast_1d(v) for k, v in arrays.items()}
+    num_types = max(v.shape[-1] for k, v in wide.items() if k not in PER_SERVER)
     try:
         batch = np.broadcast_shapes(
-            *(v.shape if k in _PER_SERVER else v.shape[:-1] for k, v in wide.items())
+            *(v.shape if k in PER_SERVER else v.shape[:-1] for k, v in wide.items())
         )
     except ValueError:
         shapes = ", ".join(f"{k} {v.shape}" for k, v in wide.items() if v.ndim)
         raise ValueError(f"leading axes do not broadcast: {shapes}") from None
     for name, value in wide.items():
-        if name not in _PER_SERVER and value.shape[-1] not in (1, num_types):
+        if name not in PER_SERVER and value.shape[-1] not in (1, num_types):
             raise ValueError(
                 f"{name} has {value.shape[-1]} types where another field has {num_types}: "
                 "give one value a type, or a scalar for all"
             )
     return {
-        k: jnp.asarray(jnp.broadcast_to(v, batch if k in _PER_SERVER else (*batch, num_types)))
+        k: jnp.asarray(jnp.broadcast_to(v, batch if k in PER_SERVER else (*batch, num_types)))
         for k, v in wide.items()
     }
 
