@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxalloc.allocation.newton import Newton
-from jaxalloc.allocation.optimum import Allocation, Status, solve
+from jaxalloc.allocation.optimum import Allocation, Status, allocation_tangent, solve
 from jaxalloc.allocation.solver import Solver
 from jaxalloc.allocation.workload import PER_SERVER, PerType, Workload
 
@@ -151,6 +151,11 @@ def _cut(lanes: Lanes, first: int, size: int, xp: Any) -> Lanes:
 
 @functools.partial(jax.jit, static_argnames="solver")
 def _solve_lanes(flat: Workload, start: Any, solver: Solver) -> Allocation:
+    return _optima(flat, start, solver)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _optima(flat: Workload, start: Any, solver: Solver) -> Allocation:
     """All lanes in one computation: lane after lane on a CPU, side by side elsewhere."""
 
     def solve_lane(lane: Lanes) -> Allocation:
@@ -161,6 +166,12 @@ def _solve_lanes(flat: Workload, start: Any, solver: Solver) -> Allocation:
         cpu=functools.partial(_as_native_kernel, solve_lane),
         default=jax.vmap(solve_lane),
     )
+
+
+@_optima.defjvp
+def _optima_jvp(solver: Solver, primals: Lanes, moved: Lanes) -> tuple[Allocation, Allocation]:
+    answers = _optima(*primals, solver)
+    return answers, jax.vmap(allocation_tangent)(primals[0], answers, moved[0])
 
 
 def _as_native_kernel(function: Any, lanes: Any) -> Any:

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 from jaxalloc.allocation.certificate import certified_residual
+from jaxalloc.allocation.implicit import tangents
 from jaxalloc.allocation.mg1 import variability
 from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.objective import Point, evaluate, is_feasible, objective, residual
@@ -96,6 +98,7 @@ def first_point(workload: Workload, initial: Tokens | None) -> Point:
     target = jnp.minimum(workload.min_tokens + rise, workload.max_tokens)
     guess = move(workload, lowest, target)
     if initial is not None:
+        initial = jnp.asarray(initial, workload.dtype)
         wanted = jnp.where(jnp.isfinite(initial), initial, workload.min_tokens)
         wanted = jnp.clip(wanted, workload.min_tokens, workload.max_tokens)
         stable = evaluate(workload, wanted).idle > _LEAST_IDLE_TO_START * lowest.idle
@@ -163,16 +166,25 @@ def solve(
     >>> print(f"{jaxalloc.solve(workload).tokens[0]:.1f}")  # ln(20 · 0.5) / 1e-3
     2302.6
     """
-    return _solve(workload, solver, initial)
+    return _solve(_cast(workload), initial, solver)
+
+
+def _cast(workload: Workload) -> Workload:
+    """Every field in the widest dtype among them."""
+    dtype = workload.dtype
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
 
 
 @functools.partial(jax.jit, static_argnames="solver")
-def _solve(workload: Workload, solver: Solver, initial: Tokens | None) -> Allocation:
-    dtype = workload.dtype
-    workload = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
+def _solve(workload: Workload, initial: Tokens | None, solver: Solver) -> Allocation:
+    return _optimum(workload, initial, solver)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _optimum(workload: Workload, initial: Tokens | None, solver: Solver) -> Allocation:
     status = classify(workload)
     solvable = status == Status.CONVERGED
-    start = first_point(workload, None if initial is None else jnp.asarray(initial, dtype))
+    start = first_point(workload, initial)
     progress = run(workload, solver, start, solvable)
     reached = certified_residual(workload, progress.tokens)
     within = reached <= tolerance_of(solver, workload)
@@ -190,3 +202,20 @@ def _solve(workload: Workload, solver: Solver, initial: Tokens | None) -> Alloca
         steps=progress.steps,
         status=jnp.where(solvable, ended, status),
     )
+
+
+@_optimum.defjvp
+def _optimum_jvp(
+    solver: Solver, primals: tuple[Workload, Any], moved: tuple[Workload, Any]
+) -> tuple[Allocation, Allocation]:
+    """The implicit derivative; a residual, a number of steps and a status have none."""
+    answer = _optimum(*primals, solver)
+    return answer, allocation_tangent(primals[0], answer, moved[0])
+
+
+def allocation_tangent(workload: Workload, answer: Allocation, moved: Workload) -> Allocation:
+    """The tangent of an `Allocation` of one lane."""
+    converged = answer.status == Status.CONVERGED
+    tokens, value = tangents(workload, answer.tokens, converged, moved)
+    none: Any = np.zeros(answer.status.shape, jax.dtypes.float0)  # an integer has no tangent
+    return Allocation(tokens, value, jnp.zeros_like(answer.residual), none, none)
