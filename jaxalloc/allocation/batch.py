@@ -26,6 +26,8 @@ from jaxalloc.allocation.workload import PER_SERVER, PerType, Workload
 
 Lanes = tuple[Workload, Any]  # workloads, and tokens to start from or None
 
+# Beyond, XLA splits its loops over types into parts that such a kernel cannot hold.
+_MOST_TYPES_IN_A_KERNEL = 1024
 _MOST_LANES_A_CHUNK = {"cpu": 1 << 14, "gpu": 1 << 22, "tpu": 1 << 20}
 
 
@@ -161,9 +163,11 @@ def _optima(flat: Workload, start: Any, solver: Solver) -> Allocation:
     def solve_lane(lane: Lanes) -> Allocation:
         return solve(lane[0], solver, lane[1])
 
+    small = flat.num_types <= _MOST_TYPES_IN_A_KERNEL
+    one_by_one = _map_in_a_kernel if small else jax.lax.map
     return jax.lax.platform_dependent(
         (flat, start),
-        cpu=functools.partial(_as_native_kernel, solve_lane),
+        cpu=functools.partial(one_by_one, solve_lane),
         default=jax.vmap(solve_lane),
     )
 
@@ -174,7 +178,7 @@ def _optima_jvp(solver: Solver, primals: Lanes, moved: Lanes) -> tuple[Allocatio
     return answers, jax.vmap(allocation_tangent)(primals[0], answers, moved[0])
 
 
-def _as_native_kernel(function: Any, lanes: Any) -> Any:
+def _map_in_a_kernel(function: Any, lanes: Any) -> Any:
     """`lax.map(function, lanes)` as one native kernel of XLA's CPU backend.
 
     The call metadata asks for it; being internals of XLA they may one day be ignored, which costs
