@@ -71,14 +71,14 @@ def commit() -> str:
 
 
 def save(name: str, quick: bool, content: dict[str, Any]) -> None:
-    """Write benchmarks/results/NAME.json; a quick run prints it and leaves the file alone."""
+    """Write results/allocation_NAME.json; a quick run prints it and leaves the file alone."""
     text = json.dumps({"environment": environment(), **content}, indent=1, default=_plain)
     if quick:
         print(text)
         return
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
-    print(f"wrote {RESULTS.relative_to(ROOT)}/{name}.json")
+    (RESULTS / f"allocation_{name}.json").write_text(text + "\n")
+    print(f"wrote {RESULTS.relative_to(ROOT)}/allocation_{name}.json")
 
 
 def _plain(value: Any) -> Any:
