@@ -18,7 +18,10 @@ from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.objective import Point, evaluate, is_feasible, objective, residual
 from jaxalloc.allocation.solver import Solver, move
 from jaxalloc.allocation.workload import Flag, PerServer, PerType, Scalar, Tokens, Workload
+from jaxalloc.backend import dispatch
 
+# Beyond, XLA splits its loops over types into parts that one native function cannot hold.
+_MOST_TYPES_IN_A_KERNEL = 1024
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-5}
 _ROUNDING_FLOOR = 16.0  # in units of eps: below it a residual cannot halve any more
 _LEAST_IDLE_TO_START = 1e-3  # of what is idle at min_tokens, for `initial` to be used
@@ -182,6 +185,25 @@ def _solve(workload: Workload, initial: Tokens | None, solver: Solver) -> Alloca
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _optimum(workload: Workload, initial: Tokens | None, solver: Solver) -> Allocation:
+    """The optimum, in the form that suits the platform, and with a derivative of its own."""
+    small = workload.num_types <= _MOST_TYPES_IN_A_KERNEL
+    return dispatch(lambda lane: _iterate(*lane, solver), (workload, initial), kernel=small)
+
+
+@_optimum.defjvp
+def _optimum_jvp(
+    solver: Solver, primals: tuple[Workload, Any], moved: tuple[Workload, Any]
+) -> tuple[Allocation, Allocation]:
+    """The implicit derivative; a residual, a number of steps and a status have none."""
+    workload, answer = primals[0], _optimum(*primals, solver)
+    converged = answer.status == Status.CONVERGED
+    tokens, value = tangents(workload, answer.tokens, converged, moved[0])
+    none: Any = np.zeros(answer.status.shape, jax.dtypes.float0)  # an integer has no tangent
+    return answer, Allocation(tokens, value, jnp.zeros_like(answer.residual), none, none)
+
+
+def _iterate(workload: Workload, initial: Tokens | None, solver: Solver) -> Allocation:
+    """Classify, start, iterate, certify."""
     status = classify(workload)
     solvable = status == Status.CONVERGED
     start = first_point(workload, initial)
@@ -202,20 +224,3 @@ def _optimum(workload: Workload, initial: Tokens | None, solver: Solver) -> Allo
         steps=progress.steps,
         status=jnp.where(solvable, ended, status),
     )
-
-
-@_optimum.defjvp
-def _optimum_jvp(
-    solver: Solver, primals: tuple[Workload, Any], moved: tuple[Workload, Any]
-) -> tuple[Allocation, Allocation]:
-    """The implicit derivative; a residual, a number of steps and a status have none."""
-    answer = _optimum(*primals, solver)
-    return answer, allocation_tangent(primals[0], answer, moved[0])
-
-
-def allocation_tangent(workload: Workload, answer: Allocation, moved: Workload) -> Allocation:
-    """The tangent of an `Allocation` of one lane."""
-    converged = answer.status == Status.CONVERGED
-    tokens, value = tangents(workload, answer.tokens, converged, moved)
-    none: Any = np.zeros(answer.status.shape, jax.dtypes.float0)  # an integer has no tangent
-    return Allocation(tokens, value, jnp.zeros_like(answer.residual), none, none)
