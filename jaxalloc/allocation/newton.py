@@ -13,7 +13,7 @@ from anywhere, and at the optimum, where up = down, B is the Hessian: convergenc
 **Why it converges from anywhere.** (1) E[T]'s part of B is g Σ π κ (c_k δ_k + g t_k uᵀδ)², so B is
 positive definite and the model's maximizer has slope ∇Jᵀδ >= δᵀBδ > 0 unless the point is optimal.
 (2) A step is shortened so that the idle fraction d keeps at least a fifth of its value, hence every
-point is stable. (3) A step is accepted if it halves the smallest residual so far, which can happen
+point is stable. (3) A step is accepted if it halves the smallest imbalance so far, which can happen
 only finitely often before the tolerance; or if it raises J enough, which is known when the slope at
 its end is still >= 0 (J is concave) or from J's exact difference. (4) A rejected step multiplies
 1 + μ; as μ grows the step turns into a short scaled projected-gradient step, which is accepted
