@@ -11,7 +11,7 @@ from convert import as_workload, lane
 from problems import hard_workloads, random_workloads
 
 from jaxalloc import solve_batch
-from jaxalloc.allocation.batch import _as_native_kernel
+from jaxalloc.allocation.batch import _map_in_a_kernel
 from jaxalloc.allocation.certificate import (
     certified_residual,
     exact_product,
@@ -22,7 +22,7 @@ from jaxalloc.allocation.certificate import (
 
 def native(function):
     """The way `solve_batch` runs on a CPU, where XLA fuses multiplications with additions."""
-    return jax.jit(lambda *args: _as_native_kernel(lambda lane: function(*lane), args))
+    return jax.jit(lambda *args: _map_in_a_kernel(lambda lane: function(*lane), args))
 
 
 MODES = {
