@@ -63,9 +63,13 @@ def solve_batch(
 
 
 def status_fractions(allocation: Allocation) -> dict[str, Any]:
-    """Share of the lanes that ended with each status, by name; under tracing, traced shares."""
+    """Share of the lanes that ended with each status, by name; under tracing, traced shares.
+
+    All shares of a batch without lanes are 0.
+    """
     xp = jnp if isinstance(allocation.status, jax.core.Tracer) else np
-    return {status.name: xp.mean(xp.asarray(allocation.status) == status) for status in Status}
+    ended = xp.asarray(allocation.status)
+    return {status.name: xp.sum(ended == status) / max(ended.size, 1) for status in Status}
 
 
 def _flatten(workloads: Workload, initial: Any, shape: tuple[int, ...], xp: Any) -> Lanes:

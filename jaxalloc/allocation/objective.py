@@ -15,6 +15,7 @@ Hessian takes O(K).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -190,6 +191,6 @@ def total_increase(workload: Workload, start: Point, tokens: Tokens) -> Scalar:
 def is_feasible(workload: Workload) -> Flag:
     """Whether the queue is stable at min_tokens, by more than the rounding of its utilization."""
     num_types = workload.num_types
-    margin = (8 + 4 * jnp.log2(num_types)) * jnp.finfo(workload.dtype).eps
+    margin = (8 + 4 * math.log2(num_types)) * jnp.finfo(workload.dtype).eps
     at_min = service_time(workload, workload.min_tokens)
     return workload.arrival_rate * jnp.sum(workload.mix * at_min) < 1 - margin

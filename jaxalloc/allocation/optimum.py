@@ -169,6 +169,12 @@ def solve(
     >>> print(f"{jaxalloc.solve(workload).tokens[0]:.1f}")  # ln(20 · 0.5) / 1e-3
     2302.6
     """
+    if jnp.ndim(workload.mix) != 1 or jnp.ndim(workload.arrival_rate) != 0:
+        raise ValueError(
+            f"arrival_rate has shape {jnp.shape(workload.arrival_rate)} and mix "
+            f"{jnp.shape(workload.mix)}, but `solve` takes one workload, () and (K,): "
+            "use `solve_batch`"
+        )
     return _solve(_cast(workload), initial, solver)
 
 
