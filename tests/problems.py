@@ -17,6 +17,8 @@ PER_SERVER = ("arrival_rate", "accuracy_weight")
 # The numbers of types that the hard set draws from.
 HARD_TYPES = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 
+MOST_REWARD = 1e14  # of α A b / c in the hard set
+
 
 @dataclasses.dataclass(frozen=True)
 class Named:
@@ -75,8 +77,8 @@ def random_workloads(seed: int, n: int, num_types: int = 6) -> Fields:
 def hard_workloads(seed: int, n: int, num_types: int) -> Fields:
     """Adversarial servers: parameters over up to twelve decades and every edge of the domain.
 
-    α from 1e-4 to 1e8; on a share of the lanes λ comes within 1e-5 of infeasibility, gains and
-    mixes are zero, bounds are equal, λ is 0, one type has all the traffic, all types are alike.
+    α from 1e-4 to 1e8; on shares of the lanes λ comes within 1e-5 of infeasibility or is 0, gains
+    and mixes are zero, bounds are equal, services are deterministic or wildly random.
     """
     rng = np.random.default_rng([seed, n, num_types, 1])
     shape = (n, num_types)
@@ -104,22 +106,47 @@ def hard_workloads(seed: int, n: int, num_types: int) -> Fields:
         "accuracy_weight": _log_uniform(rng, 1e-4, 1e8, n),
         "service_cv": np.where(rng.random((n, 1)) < 0.5, 0.0, _log_uniform(rng, 1e-2, 1e1, shape)),
     }
+    _couple(rng, fields)
+    _weigh(rng, fields)
+    fields["arrival_rate"] = _hard_rate(rng, fields)
+    return fields
+
+
+def _couple(rng: np.random.Generator, fields: Fields) -> None:
+    """Bring the types of many lanes to like scales, so that they compete for the server."""
+    shape = fields["mix"].shape
+    n = shape[0]
     # On half of the lanes the scales of the types agree, so that none dominates the others.
     alike = rng.random((n, 1)) < 0.5
     for name in ("decay", "base_time", "time_per_token", "max_tokens"):
         near = fields[name][:, :1] * _log_uniform(rng, 0.1, 10.0, shape)
         fields[name] = np.where(alike, near, fields[name])
     fields["min_tokens"] = np.minimum(fields["min_tokens"], fields["max_tokens"])
+    # On half of the lanes, the lower bounds and the base times leave room to think.
+    room = rng.random((n, 1)) < 0.5
+    span = fields["time_per_token"] * fields["max_tokens"]
+    light = span * _log_uniform(rng, 1e-6, 1.0, shape)
+    fields["base_time"] = np.where(
+        room, np.minimum(fields["base_time"], light), fields["base_time"]
+    )
+    less = fields["min_tokens"] * (rng.random(shape) < 0.2)
+    fields["min_tokens"] = np.where(room, less, fields["min_tokens"])
     # On half of the lanes, accuracy saturates at the scale of the box.
     scaled = _log_uniform(rng, 1e-1, 1e3, shape) / np.maximum(fields["max_tokens"], 1e-6)
     fields["decay"] = np.where(rng.random((n, 1)) < 0.5, scaled, fields["decay"])
-    # On half of the lanes, α A b / c lies near 1: the balance of an idle server is in the box.
+
+
+def _weigh(rng: np.random.Generator, fields: Fields) -> None:
+    """Choose α on half of the lanes so that optima lie inside the box; cap it on all."""
+    n = fields["mix"].shape[0]
     reward = fields["gain"] * fields["decay"] / fields["time_per_token"]
     middle = np.exp(np.mean(np.log(np.maximum(reward, 1e-12)), axis=1))
-    centre = np.clip(_log_uniform(rng, 1e-1, 1e4, n) / middle, 1e-4, 1e8)
+    centre = np.clip(_log_uniform(rng, 1e-1, 1e6, n) / middle, 1e-4, 1e8)
     fields["accuracy_weight"] = np.where(rng.random(n) < 0.5, centre, fields["accuracy_weight"])
-    fields["arrival_rate"] = _hard_rate(rng, fields)
-    return fields
+    # d falls like 1/√(α A b / c). Where it would fall below 1e-8 no float64 tokens balance any
+    # more (one rounding of l moves d by eps/d of itself), so α is capped there.
+    most = np.maximum(MOST_REWARD / np.maximum(reward.max(axis=1), 1e-12), 1e-4)
+    fields["accuracy_weight"] = np.minimum(fields["accuracy_weight"], most)
 
 
 def hard_batches(seed: int, n: int, types: tuple[int, ...] = HARD_TYPES) -> list[Fields]:
@@ -141,6 +168,10 @@ def _hard_rate(rng: np.random.Generator, fields: Fields) -> np.ndarray:
     # Without base times and lower bounds nothing is infeasible: any rate will do.
     free = _log_uniform(rng, 1e-6, 1e6, n)
     rate = np.where(slowest > 0, load / np.where(slowest > 0, slowest, 1.0), free)
+    # On some lanes λ is the capacity at a typical, not at the least, number of tokens.
+    span = np.sum(fields["mix"] * fields["time_per_token"] * fields["max_tokens"], axis=1)
+    typical = slowest + span * _log_uniform(rng, 1e-6, 1.0, n)
+    rate = np.where(rng.random(n) < 0.4, rng.uniform(0.1, 0.99, n) / typical, rate)
     return np.where(kind > 0.97, 0.0, rate)
 
 

@@ -19,16 +19,12 @@ import argparse
 import functools
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numba
 import numpy as np
-
-sys.path.append(str(Path(__file__).parents[2] / "tests"))
 
 ORDER = (
     "arrival_rate",
@@ -283,8 +279,7 @@ def _pieces(types: int, fastmath: bool) -> tuple[Callable[..., object], ...]:
 
 
 def main() -> None:
-    import oracles
-    import problems
+    from report import oracles, problems
 
     parser = argparse.ArgumentParser(description="Time the numba Newton on random workloads.")
     parser.add_argument("--quick", action="store_true", help="1,000 lanes instead of 10,000")

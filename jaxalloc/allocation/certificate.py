@@ -7,6 +7,8 @@ converged only if its residual, for the inputs as they are stored, is within tol
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,10 +94,9 @@ def certified_residual(workload: Workload, tokens: Tokens) -> Scalar:
     up = workload.accuracy_weight * workload.gain * workload.decay * root * root * (1 - error)
     down = workload.time_per_token * price
     relative = (up - down) / (up + down)
+    # A type that its bound holds is exactly at rest; rounding can hide the unrest of the others.
+    rounding = (_ROUNDINGS + math.log2(tokens.shape[-1])) * jnp.finfo(tokens.dtype).eps
     at_min, at_max = tokens <= workload.min_tokens, tokens >= workload.max_tokens
-    violation = jnp.where(at_min, jnp.maximum(relative, 0), jnp.abs(relative))
-    violation = jnp.where(at_max, jnp.where(at_min, 0, jnp.maximum(-relative, 0)), violation)
-    largest = jnp.max(violation)
-    rounding = (_ROUNDINGS + jnp.log2(tokens.shape[-1])) * jnp.finfo(tokens.dtype).eps
-    bound = jnp.where(largest > 0, largest + rounding, largest)
+    held = (at_min & (relative <= 0)) | (at_max & (relative >= 0))
+    bound = jnp.max(jnp.where(held, 0, jnp.abs(relative) + rounding))
     return jnp.where((idle > 0) & jnp.isfinite(bound), bound, jnp.inf)

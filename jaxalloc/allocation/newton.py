@@ -13,7 +13,7 @@ from anywhere, and at the optimum, where up = down, B is the Hessian: convergenc
 **Why it converges from anywhere.** (1) E[T]'s part of B is g Σ π κ (c_k δ_k + g t_k uᵀδ)², so B is
 positive definite and the model's maximizer has slope ∇Jᵀδ >= δᵀBδ > 0 unless the point is optimal.
 (2) A step is shortened so that the idle fraction d keeps at least a fifth of its value, hence every
-point is stable. (3) A step is accepted if it halves the smallest residual so far, which can happen
+point is stable. (3) A step is accepted if it halves the smallest imbalance so far, which can happen
 only finitely often before the tolerance; or if it raises J enough, which is known when the slope at
 its end is still >= 0 (J is concave) or from J's exact difference. (4) A rejected step multiplies
 1 + μ; as μ grows the step turns into a short scaled projected-gradient step, which is accepted
@@ -112,8 +112,7 @@ def is_increase(workload: Workload, start: Point, end: Point) -> Flag:
     # A type of zero mix weighs nothing in J; the least weight lets its own balance be judged too.
     weight = jnp.maximum(workload.mix, jnp.finfo(workload.dtype).tiny ** 0.5)
     reach = weight * workload.time_per_token * (end.tokens - start.tokens)
-    slope = jnp.sum(reach * start.price * start.excess)
-    end_slope = jnp.sum(reach * end.price * end.excess)
+    slope, end_slope = sums(reach * start.price * start.excess, reach * end.price * end.excess)
     rises = jax.lax.cond(
         end_slope >= 0,
         lambda: jnp.array(True),
@@ -132,7 +131,7 @@ class Model(NamedTuple):
     """The quadratic model at a point, every row divided by π_k c_k."""
 
     slope: Tokens  # ∇J
-    diagonal: Tokens  # of B, without the rank-two part
+    response: Tokens  # one over the diagonal of B, without the rank-two part
     load: Tokens  # κ t + g V, what x multiplies, over g²
     time: Tokens  # κ t, so that v = u κ t
     weight: Tokens  # u = π c
@@ -155,7 +154,7 @@ def build_model(workload: Workload, point: Point, damping: Scalar) -> Model:
     own = own + point.load_price * kappa * workload.time_per_token
     return Model(
         slope=point.price * point.excess,
-        diagonal=own * (1 + damping),
+        response=1 / (own * (1 + damping)),
         load=kappa * point.time + point.load_price * point.second_moment,
         time=kappa * point.time,
         weight=workload.mix * workload.time_per_token,
@@ -168,7 +167,7 @@ def build_model(workload: Workload, point: Point, damping: Scalar) -> Model:
 def couple(model: Model, side: Sides) -> tuple[Scalar, Scalar]:
     """(x, y) = (uᵀδ, vᵀδ) if types of side -1 and 1 go to their bounds and the others are free."""
     free = side == 0
-    gain = jnp.where(free, model.weight / model.diagonal, 0)
+    gain = jnp.where(free, model.weight * model.response, 0)
     bound = jnp.where(side < 0, model.lower, model.upper)
     fixed = gain * model.slope + jnp.where(free, 0, model.weight * bound)
     b1, b2, s1, s2, s3, s4 = sums(
@@ -190,7 +189,7 @@ def maximize_model(workload: Workload, point: Point, model: Model) -> Tokens:
 
     def respond(side: Sides) -> tuple[Tokens, Sides]:
         x, y = couple(model, side)
-        step = (model.slope - model.cross * (model.load * x + y)) / model.diagonal
+        step = (model.slope - model.cross * (model.load * x + y)) * model.response
         return step, (step >= model.upper).astype(jnp.int32) - (step <= model.lower)
 
     def unfinished(carry: tuple[Tokens, Sides, Flag, Array]) -> Flag:
@@ -203,8 +202,10 @@ def maximize_model(workload: Workload, point: Point, model: Model) -> Tokens:
         step, next_side = respond(side)
         return step, next_side, jnp.any(next_side != side), count + 1
 
-    first = (jnp.zeros_like(model.slope), start_sides(workload, point), jnp.array(True))
-    step, side, _, _ = jax.lax.while_loop(unfinished, update, (*first, jnp.int32(0)))
+    guess = start_sides(workload, point)
+    step, side = respond(guess)
+    first = (step, side, jnp.any(side != guess), jnp.int32(1))
+    step, side, _, _ = jax.lax.while_loop(unfinished, update, first)
     target = jnp.where(side < 0, workload.min_tokens, point.tokens + step)
     return jnp.where(side > 0, workload.max_tokens, target)
 

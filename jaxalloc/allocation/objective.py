@@ -15,6 +15,7 @@ Hessian takes O(K).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -98,11 +99,9 @@ def evaluate(workload: Workload, tokens: Tokens) -> Point:
 def own_imbalance(workload: Workload, tokens: Tokens, price: Tokens) -> Tokens:
     """ln(up / down) of every type at given prices, ln(α A b / (c m)) - b l."""
     steepest = workload.accuracy_weight * workload.gain * workload.decay
-    return jnp.clip(
-        jnp.log(steepest / (workload.time_per_token * price)) - workload.decay * tokens,
-        _SMALLEST_IMBALANCE,
-        _LARGEST_IMBALANCE,
-    )
+    ratio = jnp.log(steepest / (workload.time_per_token * price)) - workload.decay * tokens
+    ratio = jnp.where(ratio < _SMALLEST_IMBALANCE, _SMALLEST_IMBALANCE, ratio)
+    return jnp.where(ratio > _LARGEST_IMBALANCE, _LARGEST_IMBALANCE, ratio)
 
 
 def gradient(workload: Workload, tokens: Tokens) -> Tokens:
@@ -192,6 +191,6 @@ def total_increase(workload: Workload, start: Point, tokens: Tokens) -> Scalar:
 def is_feasible(workload: Workload) -> Flag:
     """Whether the queue is stable at min_tokens, by more than the rounding of its utilization."""
     num_types = workload.num_types
-    margin = (8 + 4 * jnp.log2(num_types)) * jnp.finfo(workload.dtype).eps
+    margin = (8 + 4 * math.log2(num_types)) * jnp.finfo(workload.dtype).eps
     at_min = service_time(workload, workload.min_tokens)
     return workload.arrival_rate * jnp.sum(workload.mix * at_min) < 1 - margin

@@ -8,15 +8,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 from jaxalloc.allocation.certificate import certified_residual
+from jaxalloc.allocation.implicit import tangents
 from jaxalloc.allocation.mg1 import variability
 from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.objective import Point, evaluate, is_feasible, objective, residual
 from jaxalloc.allocation.solver import Solver, move
 from jaxalloc.allocation.workload import Flag, PerServer, PerType, Scalar, Tokens, Workload
+from jaxalloc.backend import dispatch
 
+# Beyond, XLA splits its loops over types into parts that one native function cannot hold.
+_MOST_TYPES_IN_A_KERNEL = 1024
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-5}
 _ROUNDING_FLOOR = 16.0  # in units of eps: below it a residual cannot halve any more
 _LEAST_IDLE_TO_START = 1e-3  # of what is idle at min_tokens, for `initial` to be used
@@ -96,6 +101,7 @@ def first_point(workload: Workload, initial: Tokens | None) -> Point:
     target = jnp.minimum(workload.min_tokens + rise, workload.max_tokens)
     guess = move(workload, lowest, target)
     if initial is not None:
+        initial = jnp.asarray(initial, workload.dtype)
         wanted = jnp.where(jnp.isfinite(initial), initial, workload.min_tokens)
         wanted = jnp.clip(wanted, workload.min_tokens, workload.max_tokens)
         stable = evaluate(workload, wanted).idle > _LEAST_IDLE_TO_START * lowest.idle
@@ -163,16 +169,50 @@ def solve(
     >>> print(f"{jaxalloc.solve(workload).tokens[0]:.1f}")  # ln(20 · 0.5) / 1e-3
     2302.6
     """
-    return _solve(workload, solver, initial)
+    if jnp.ndim(workload.mix) != 1 or jnp.ndim(workload.arrival_rate) != 0:
+        raise ValueError(
+            f"arrival_rate has shape {jnp.shape(workload.arrival_rate)} and mix "
+            f"{jnp.shape(workload.mix)}, but `solve` takes one workload, () and (K,): "
+            "use `solve_batch`"
+        )
+    return _solve(_cast(workload), initial, solver)
+
+
+def _cast(workload: Workload) -> Workload:
+    """Every field in the widest dtype among them."""
+    dtype = workload.dtype
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
 
 
 @functools.partial(jax.jit, static_argnames="solver")
-def _solve(workload: Workload, solver: Solver, initial: Tokens | None) -> Allocation:
-    dtype = workload.dtype
-    workload = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
+def _solve(workload: Workload, initial: Tokens | None, solver: Solver) -> Allocation:
+    return _optimum(workload, initial, solver)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _optimum(workload: Workload, initial: Tokens | None, solver: Solver) -> Allocation:
+    """The optimum, in the form that suits the platform, and with a derivative of its own."""
+    small = workload.num_types <= _MOST_TYPES_IN_A_KERNEL
+    return dispatch(lambda lane: _iterate(*lane, solver), (workload, initial), kernel=small)
+
+
+@_optimum.defjvp
+def _optimum_jvp(
+    solver: Solver, primals: tuple[Workload, Any], moved: tuple[Workload, Any]
+) -> tuple[Allocation, Allocation]:
+    """The implicit derivative; a residual, a number of steps and a status have none."""
+    workload, answer = primals[0], _optimum(*primals, solver)
+    converged = answer.status == Status.CONVERGED
+    tokens, value = tangents(workload, answer.tokens, converged, moved[0])
+    none: Any = np.zeros(answer.status.shape, jax.dtypes.float0)  # an integer has no tangent
+    return answer, Allocation(tokens, value, jnp.zeros_like(answer.residual), none, none)
+
+
+def _iterate(workload: Workload, initial: Tokens | None, solver: Solver) -> Allocation:
+    """Classify, start, iterate, certify."""
     status = classify(workload)
     solvable = status == Status.CONVERGED
-    start = first_point(workload, None if initial is None else jnp.asarray(initial, dtype))
+    start = first_point(workload, initial)
     progress = run(workload, solver, start, solvable)
     reached = certified_residual(workload, progress.tokens)
     within = reached <= tolerance_of(solver, workload)

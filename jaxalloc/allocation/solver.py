@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 
 from jaxalloc.allocation.objective import Point
@@ -53,6 +54,9 @@ def move(
     step = target - point.tokens
     used = workload.arrival_rate * jnp.sum(workload.mix * workload.time_per_token * step)
     limit = (1 - kept_idle) * point.idle
-    short = point.tokens + limit / jnp.where(used > limit, used, 1) * step
-    short = jnp.clip(short, workload.min_tokens, workload.max_tokens)
-    return jnp.where(used > limit, short, target)
+
+    def shorten() -> Tokens:
+        short = point.tokens + limit / used * step
+        return jnp.clip(short, workload.min_tokens, workload.max_tokens)
+
+    return jax.lax.cond(used > limit, shorten, lambda: target)

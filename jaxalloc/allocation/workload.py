@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ Mask = Bool[Array, "K"]
 Scalar = Float[Array, ""]
 Flag = Bool[Array, ""]
 
-_PER_SERVER = ("arrival_rate", "accuracy_weight")
+PER_SERVER = ("arrival_rate", "accuracy_weight")
 _MIX_TOLERANCE = 1e-6
 
 
@@ -84,8 +85,8 @@ class Workload:
 
         `arrival_rate` and `accuracy_weight` have shape [*B], the others [*B, K]; scalars stand for
         every type, and everything is broadcast to one leading shape *B. The dtype is the widest
-        floating dtype among the arrays given; Python numbers and integers follow it, or JAX's
-        default where there is none. Values are checked unless they are traced.
+        floating dtype among the arrays given, and float32 at least; Python numbers and integers
+        follow it, or JAX's default where there is none. Values are checked unless they are traced.
 
         Args:
           arrival_rate, mix, gain, decay, floor, base_time, time_per_token, max_tokens,
@@ -116,9 +117,10 @@ class Workload:
             "service_cv": service_cv,
         }
         arrays = _cast(given)
+        fields = _broadcast(arrays)
         if not any(isinstance(value, jax.core.Tracer) for value in arrays.values()):
-            _check_values(arrays, allow_accuracy_above_one)
-        return cls(**_broadcast(arrays))
+            _check_values(arrays, fields["mix"].shape[-1], allow_accuracy_above_one)
+        return cls(**fields)
 
     @property
     def num_types(self) -> int:
@@ -138,57 +140,68 @@ class Workload:
 
 def _cast(given: dict[str, Any]) -> dict[str, Any]:
     """Every field as an array of one floating dtype: NumPy's where concrete, JAX's where traced."""
-    arrays: dict[str, Any] = {}
-    for name, value in given.items():
-        if isinstance(value, jax.Array):
-            arrays[name] = value
-            continue
-        try:
-            arrays[name] = np.asarray(value)
-        except ValueError as error:  # ragged nested lists
-            raise ValueError(f"{name} = {value!r} is not an array: {error}") from None
-        if arrays[name].dtype.kind not in "fiub":
-            raise ValueError(f"{name} = {value!r} is not a number: give numbers or arrays of them")
+    arrays = {name: _as_array(name, value) for name, value in given.items()}
     floating = [
-        array.dtype
+        array
         for name, array in arrays.items()
-        if isinstance(given[name], jax.Array | np.ndarray | np.floating)
+        if (isinstance(given[name], np.ndarray | np.floating) or isinstance(array, jax.Array))
         and jnp.issubdtype(array.dtype, jnp.floating)
     ]
-    canonical = [jax.dtypes.canonicalize_dtype(dtype) for dtype in floating or [np.float64]]
-    dtype = jnp.result_type(*canonical)
-    return {
-        name: value.astype(dtype)
-        if isinstance(value, jax.core.Tracer)
-        else np.asarray(value, dtype=dtype)
-        for name, value in arrays.items()
-    }
+    # By values, not by dtypes: a Python number that is traced is weakly typed and follows too.
+    dtype = jnp.promote_types(jnp.result_type(*(floating or [float])), jnp.float32)
+    with np.errstate(over="ignore"):  # inf is rejected with the field's name
+        return {
+            name: value.astype(dtype)
+            if isinstance(value, jax.core.Tracer)
+            else np.asarray(value, dtype=dtype)
+            for name, value in arrays.items()
+        }
+
+
+def _as_array(name: str, value: Any) -> Any:
+    """A field as an array: JAX's if it is one or a list with some, else NumPy's."""
+    of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
+    try:
+        array: Any = jnp.asarray(value) if of_jax else np.asarray(value)
+    except (TypeError, ValueError) as error:  # ragged nested lists
+        raise ValueError(f"{name} = {_one_line(value)} is not an array: {error}") from None
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
+        message = f"{name} = {_one_line(value)} is not a number: give numbers or arrays of them"
+        raise ValueError(message)
+    return array
+
+
+def _one_line(value: Any) -> str:
+    """What was given, short enough for a message."""
+    return textwrap.shorten(repr(value), 100)
 
 
 def _broadcast(arrays: dict[str, Any]) -> dict[str, Array]:
     """Scalars over types, everything over one leading shape."""
-    wide = {k: v if k in _PER_SERVER else jnp.atleast_1d(v) for k, v in arrays.items()}
-    num_types = max(v.shape[-1] for k, v in wide.items() if k not in _PER_SERVER)
+    wide = {k: v if k in PER_SERVER else jnp.atleast_1d(v) for k, v in arrays.items()}
+    num_types = max(v.shape[-1] for k, v in wide.items() if k not in PER_SERVER)
     try:
         batch = np.broadcast_shapes(
-            *(v.shape if k in _PER_SERVER else v.shape[:-1] for k, v in wide.items())
+            *(v.shape if k in PER_SERVER else v.shape[:-1] for k, v in wide.items())
         )
     except ValueError:
         shapes = ", ".join(f"{k} {v.shape}" for k, v in wide.items() if v.ndim)
         raise ValueError(f"leading axes do not broadcast: {shapes}") from None
     for name, value in wide.items():
-        if name not in _PER_SERVER and value.shape[-1] not in (1, num_types):
+        if name not in PER_SERVER and value.shape[-1] not in (1, num_types):
             raise ValueError(
                 f"{name} has {value.shape[-1]} types where another field has {num_types}: "
                 "give one value a type, or a scalar for all"
             )
     return {
-        k: jnp.asarray(jnp.broadcast_to(v, batch if k in _PER_SERVER else (*batch, num_types)))
+        k: jnp.asarray(jnp.broadcast_to(v, batch if k in PER_SERVER else (*batch, num_types)))
         for k, v in wide.items()
     }
 
 
-def _check_values(arrays: dict[str, Any], allow_accuracy_above_one: bool) -> None:
+def _check_values(arrays: dict[str, Any], num_types: int, allow_accuracy_above_one: bool) -> None:
     """Raise ValueError for the first value outside the domain of its field."""
     positive = {"decay", "time_per_token"}
     for name, value in arrays.items():
@@ -199,7 +212,8 @@ def _check_values(arrays: dict[str, Any], allow_accuracy_above_one: bool) -> Non
             _require(value >= 0, name, value, "must not be negative")
     low, high = np.broadcast_arrays(arrays["min_tokens"], arrays["max_tokens"])
     _require(low <= high, "min_tokens", low, "must not exceed max_tokens")
-    total = np.sum(np.asarray(arrays["mix"], dtype=np.float64), axis=-1)
+    mix = np.atleast_1d(np.asarray(arrays["mix"], dtype=np.float64))
+    total = np.sum(np.broadcast_to(mix, (*mix.shape[:-1], num_types)), axis=-1)
     _require(
         np.abs(total - 1) <= _MIX_TOLERANCE, "the sum of mix", total, "must be 1: normalize it"
     )
@@ -220,4 +234,6 @@ def _require(valid: Any, name: str, value: Any, rule: str) -> None:
         return
     index = tuple(int(i) for i in np.argwhere(~np.asarray(valid))[0])
     place = f"[{', '.join(map(str, index))}]" if index else ""
-    raise ValueError(f"{name}{place} = {np.asarray(value)[index]:g} {rule}")
+    entry = np.asarray(value)[index]
+    short = f"{entry:g}"
+    raise ValueError(f"{name}{place} = {short if float(short) == entry else entry} {rule}")

@@ -1,0 +1,181 @@
+"""How many small problems are laid out on a machine; both wings stand on this.
+
+A solver or a simulator is a loop whose turn takes a few hundred nanoseconds. On a CPU that is less
+than XLA's runtime spends on starting one operation, and lanes in lockstep would all wait for the
+slowest: so the whole loop is compiled into one native function (a "small call" of XLA), a batch
+runs its lanes one after another in it, with real branches, and chunks of lanes are dealt to the
+cores. On an accelerator the lanes of a chunk run side by side.
+
+The call metadata are internals of XLA: a release that ignores them costs speed and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.experimental.xla_metadata import set_xla_metadata
+
+Inputs = TypeVar("Inputs")
+Outputs = TypeVar("Outputs")
+
+
+def dispatch(run: Callable[[Inputs], Outputs], inputs: Inputs, *, kernel: bool = True) -> Outputs:
+    """`run(inputs)`, which `jax.vmap` batches in the form that the platform runs best.
+
+    Args:
+      run: a function of one lane.
+      inputs: its one argument, a pytree of arrays.
+      kernel: whether its loops fit into one native function; if not, a CPU runs the lanes one after
+        another in the ordinary runtime.
+    """
+    outputs: Outputs = lax.platform_dependent(inputs, cpu=_sequential(run, kernel), default=run)
+    return outputs
+
+
+def _sequential(run: Callable[[Inputs], Outputs], kernel: bool) -> Callable[[Inputs], Outputs]:
+    """`run`, whose batches (of any rank) are mapped one lane after another."""
+
+    @custom_vmap
+    def batched(inputs: Inputs) -> Outputs:
+        def each(inputs: Inputs) -> Outputs:
+            outputs: Outputs = lax.map(run, inputs)
+            return outputs
+
+        return _as_one_kernel(each)(inputs) if kernel else each(inputs)
+
+    @batched.def_vmap
+    def flatten(size: int, is_batched: Inputs, inputs: Inputs) -> tuple[Outputs, Outputs]:
+        inputs = _spread(size, is_batched, inputs)
+        flat = jax.tree.map(lambda x: x.reshape(size * x.shape[1], *x.shape[2:]), inputs)
+        outputs = jax.tree.map(
+            lambda x: x.reshape(size, x.shape[0] // max(size, 1), *x.shape[1:]), batched(flat)
+        )
+        return outputs, jax.tree.map(lambda _: True, outputs)
+
+    @custom_vmap
+    def single(inputs: Inputs) -> Outputs:
+        return _as_one_kernel(run)(inputs) if kernel else run(inputs)
+
+    @single.def_vmap
+    def spread(size: int, is_batched: Inputs, inputs: Inputs) -> tuple[Outputs, Outputs]:
+        outputs = batched(_spread(size, is_batched, inputs))
+        return outputs, jax.tree.map(lambda _: True, outputs)
+
+    chosen: Callable[[Inputs], Outputs] = single
+    return chosen
+
+
+def _spread(size: int, is_batched: Inputs, inputs: Inputs) -> Inputs:
+    """Every leaf with the leading axis that some of them have."""
+    leaves, structure = jax.tree.flatten(inputs)
+    wide = [
+        leaf if mapped else jnp.broadcast_to(leaf, (size, *jnp.shape(leaf)))
+        for leaf, mapped in zip(leaves, jax.tree.leaves(is_batched), strict=True)
+    ]
+    spread: Inputs = jax.tree.unflatten(structure, wide)
+    return spread
+
+
+def _as_one_kernel(run: Callable[[Inputs], Outputs]) -> Callable[[Inputs], Outputs]:
+    """`run`, compiled as one native function on a CPU."""
+
+    @jax.jit
+    def body(inputs: Inputs) -> Outputs:
+        with _marked(None, None):
+            return run(inputs)
+
+    def call(inputs: Inputs) -> Outputs:
+        with _marked("true", "false"):
+            outputs: Outputs = body(inputs)
+        return outputs
+
+    return call
+
+
+_metadata: Callable[..., contextlib.AbstractContextManager[None]] = set_xla_metadata
+
+
+@contextlib.contextmanager
+def _marked(small_call: str | None, inlineable: str | None) -> Iterator[None]:
+    """Mark the calls made here for XLA's CPU compiler, or unmark what is traced here."""
+    with _metadata(xla_cpu_small_call=small_call, inlineable=inlineable):
+        yield
+
+
+def platform_of(inputs: Any) -> str | None:
+    """Where concrete arrays are, or would be put; None under tracing."""
+    leaves = jax.tree.leaves(inputs)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return None
+    for leaf in leaves:
+        if isinstance(leaf, jax.Array):
+            return next(iter(leaf.devices())).platform
+    return jax.default_backend()
+
+
+def num_cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_chunks(
+    work: Callable[[Inputs], Outputs], inputs: Inputs, *, cpu: int, accelerator: int
+) -> Outputs:
+    """`work(inputs)` over one leading axis, in chunks of one shape, all cores of a CPU at work.
+
+    Args:
+      work: a function of arrays with a leading axis, compiled once for all chunks.
+      inputs: concrete arrays; the last chunk is filled up with copies of their last row.
+      cpu: the most rows of a chunk on a CPU.
+      accelerator: the same elsewhere.
+    """
+    size = jax.tree.leaves(inputs)[0].shape[0]
+    on_cpu = platform_of(inputs) == "cpu"
+    workers = num_cores() if on_cpu else 1
+    rows = max(1, min(-(-size // workers), cpu if on_cpu else accelerator))
+    if size <= rows:
+        return work(inputs)
+    xp: Any = np if on_cpu else jnp
+    host = jax.tree.map(xp.asarray, inputs)
+    pieces = [_cut(host, first, rows, xp) for first in range(0, size, rows)]
+    # The first call compiles, once for all threads, and returns while its rows are being worked on.
+    parts = [work(pieces[0]), *_on_threads(work, pieces[1:], workers)]
+    return jax.tree.map(lambda *xs: jnp.asarray(xp.concatenate(xs)[:size]), *parts)
+
+
+def _cut(inputs: Inputs, first: int, rows: int, xp: Any) -> Inputs:
+    """`rows` rows from `first` on; past the end the last row repeats."""
+
+    def cut(leaf: Any) -> Any:
+        part = leaf[first : first + rows]
+        short = rows - part.shape[0]
+        return xp.concatenate([part, xp.repeat(part[-1:], short, axis=0)]) if short else part
+
+    return jax.tree.map(cut, inputs)
+
+
+def _on_threads(
+    work: Callable[[Inputs], Outputs], pieces: list[Inputs], workers: int
+) -> list[Outputs]:
+    """`[work(piece) for piece in pieces]`, on threads where there is more than one core."""
+    if workers == 1:
+        return [work(piece) for piece in pieces]
+    float64 = jax.config.values["jax_enable_x64"]
+
+    def waited(piece: Inputs) -> Outputs:
+        with jax.enable_x64(float64):  # a thread does not inherit its caller's scope
+            return jax.block_until_ready(work(piece))
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(waited, pieces))

@@ -1,0 +1,193 @@
+"""The certified residual against exact rational arithmetic: it may err, but only upwards."""
+
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from convert import as_workload, lane
+from problems import hard_workloads, random_workloads
+
+from jaxalloc import solve_batch
+from jaxalloc.allocation.batch import _map_in_a_kernel
+from jaxalloc.allocation.certificate import (
+    certified_residual,
+    exact_product,
+    exact_sum,
+    idle_fraction,
+)
+
+
+def native(function):
+    """The way `solve_batch` runs on a CPU, where XLA fuses multiplications with additions."""
+    return jax.jit(lambda *args: _map_in_a_kernel(lambda lane: function(*lane), args))
+
+
+MODES = {
+    "eager": jax.vmap,
+    "jit": lambda function: jax.jit(jax.vmap(function)),
+    "scan": lambda function: jax.jit(lambda *a: jax.lax.map(lambda lane: function(*lane), a)),
+    "native": native,
+}
+DTYPES = [np.float32, np.float64]
+
+
+def fraction(array):
+    return [Fraction(float(x)) for x in np.ravel(array)]
+
+
+def exact_idle(fields, tokens):
+    """d = 1 - λ Σ π (t0 + c l) of one lane, without rounding."""
+    columns = (fraction(fields[name]) for name in ("mix", "base_time", "time_per_token"))
+    load = sum(
+        mix * (base + slope * length)
+        for mix, base, slope, length in zip(*columns, fraction(tokens), strict=True)
+    )
+    return 1 - fraction(fields["arrival_rate"])[0] * load
+
+
+def near_saturation(dtype, n=60):
+    """Lanes whose d is a few eps, so that a sum in working precision has no digit of it."""
+    fields = random_workloads(7, n)
+    fields = {name: value.astype(dtype) for name, value in fields.items()}
+    tokens = fields["min_tokens"]
+    time = fields["base_time"] + fields["time_per_token"] * tokens
+    load = np.sum(fields["mix"].astype(float) * time, axis=1)
+    away = np.geomspace(3, 1e6, n) * np.finfo(dtype).eps
+    fields["arrival_rate"] = ((1 - away) / load).astype(dtype)
+    return fields, tokens
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_idle_fraction_keeps_its_digits_near_saturation(dtype, mode):
+    fields, tokens = near_saturation(dtype)
+    got = MODES[mode](idle_fraction)(as_workload(fields, dtype), jnp.asarray(tokens))
+    assert got.dtype == dtype
+    for index in range(len(tokens)):
+        exact = exact_idle(lane(fields, index), tokens[index])
+        assert abs(Fraction(float(got[index])) / exact - 1) < 100 * float(np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_and_products_are_free_of_error(dtype, mode):
+    rng = np.random.default_rng(8)
+    exponents = rng.integers(-20, 20, (2, 200)) // (1 if dtype is np.float64 else 2)
+    a, b = rng.uniform(1, 2, (2, 200)) * rng.choice([-1.0, 1.0], (2, 200)) * 2.0**exponents
+    a, b = a.astype(dtype), b.astype(dtype)
+    for function, exact in [(exact_sum, Fraction.__add__), (exact_product, Fraction.__mul__)]:
+        high, low = MODES[mode](function)(jnp.asarray(a), jnp.asarray(b))
+        left = [x + y for x, y in zip(fraction(high), fraction(low), strict=True)]
+        right = [exact(x, y) for x, y in zip(fraction(a), fraction(b), strict=True)]
+        if function is exact_sum:
+            assert left == right
+        else:  # the lowest bit of the product of the lower halves may be lost
+            for product, truth in zip(left, right, strict=True):
+                assert (
+                    abs(product - truth) <= abs(truth) * Fraction(float(np.finfo(dtype).eps)) ** 2
+                )
+
+
+def points(dtype, n=150):
+    """Solved lanes and lanes far from solved, with their tokens."""
+    fields = hard_workloads(9, n, 4)
+    fields = {name: value.astype(dtype) for name, value in fields.items()}
+    workloads = as_workload(fields, dtype)
+    tokens = np.array(solve_batch(workloads).tokens)
+    rng = np.random.default_rng(10)
+    moved = rng.random(tokens.shape) < 0.3
+    width = fields["max_tokens"] - fields["min_tokens"]
+    change = width * 10.0 ** rng.uniform(-16, 0, tokens.shape) * rng.choice([-1, 1], tokens.shape)
+    moved = np.where(moved & (rng.random((n, 1)) < 0.7), tokens + change, tokens).astype(dtype)
+    return fields, workloads, np.clip(moved, fields["min_tokens"], fields["max_tokens"])
+
+
+def is_above(certificate, truth):
+    """A type that the last bit puts on the right side of its bound counts as 0."""
+    last_bits = 4 * np.finfo(certificate.dtype).eps
+    return (certificate >= truth) | ((certificate == 0) & (truth < last_bits))
+
+
+@pytest.mark.parametrize("mode", ["jit", "native"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_certificate_is_never_below_the_residual_and_barely_above(dtype, mode):
+    fields, workloads, tokens = points(dtype)
+    got = np.asarray(MODES[mode](certified_residual)(workloads, jnp.asarray(tokens)))
+    assert got.dtype == dtype
+    truth = oracles.residual(fields, tokens)
+    # The oracle's own d has lost digits where it is near eps of extended precision; here it is not.
+    finite = np.isfinite(truth)
+    np.testing.assert_array_equal(np.isfinite(got), finite)
+    assert np.all(is_above(got[finite], truth[finite]))
+    # Some eps for each of the roundings, and b l eps for the exponent, which is compensated.
+    assert np.all(got[finite] <= truth[finite] + 60 * np.finfo(dtype).eps)
+    assert np.count_nonzero(truth[finite] > 1e-3) > 20  # some are far from optimal
+    assert np.count_nonzero(truth[finite] < 1e-4) > 20
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_exponents(dtype):
+    # b l up to 80: in one rounding e^{-b l} would be wrong by 80 eps.
+    rng = np.random.default_rng(11)
+    n = 200
+    length = rng.uniform(1e3, 1e6, (n, 1)).astype(dtype)
+    exponent = rng.uniform(1, 40 if dtype is np.float32 else 80, (n, 1))
+    fields = {
+        "arrival_rate": np.zeros(n),
+        "mix": np.ones((n, 1)),
+        "gain": np.full((n, 1), 0.5),
+        "decay": exponent / length,
+        "floor": np.zeros((n, 1)),
+        "base_time": np.ones((n, 1)),
+        "time_per_token": np.full((n, 1), 1e-3),
+        "min_tokens": np.zeros((n, 1)),
+        "max_tokens": np.full((n, 1), 1e7),
+        "service_cv": np.zeros((n, 1)),
+    }
+    balanced = np.exp(exponent[:, 0]) * 1e-3 / (0.5 * fields["decay"][:, 0])
+    fields["accuracy_weight"] = balanced
+    fields = {name: value.astype(dtype) for name, value in fields.items()}
+    certify = jax.jit(jax.vmap(certified_residual))
+    got = np.asarray(certify(as_workload(fields, dtype), jnp.asarray(length)))
+    truth = oracles.residual(fields, length)
+    assert np.all(is_above(got, truth))
+    assert np.all(got <= truth + 20 * np.finfo(dtype).eps)
+
+
+def one_type(**changes):
+    fields = random_workloads(12, 1, 1)
+    fields["min_tokens"][:] = 0
+    for name, value in changes.items():
+        fields[name][:] = value
+    return lane(fields, 0)
+
+
+def test_a_bound_counts_only_if_the_objective_rises_into_the_box():
+    worthless, worthy = one_type(gain=0.0), one_type(arrival_rate=0.0, accuracy_weight=1e9)
+    low, high = np.zeros(1), worthy["max_tokens"]
+    for fields, tokens, expected in [
+        (worthless, low, 0.0),
+        (worthless, high, 1.0),
+        (worthy, high, 0.0),
+        (worthy, low, 1.0),
+    ]:
+        fields = {**fields, "arrival_rate": np.asarray(0.0)}
+        got = float(certified_residual(as_workload(fields), jnp.asarray(tokens)))
+        assert got == pytest.approx(expected, abs=1e-3)
+    equal = one_type(gain=0.0, arrival_rate=0.0)
+    equal["min_tokens"] = equal["max_tokens"]
+    assert certified_residual(as_workload(equal), jnp.asarray(equal["max_tokens"])) == 0
+
+
+@pytest.mark.parametrize("tokens", [1e12, np.nan, np.inf])
+def test_no_certificate_where_the_queue_is_unstable_or_a_number_is_not_finite(tokens):
+    workload = as_workload(one_type(max_tokens=1e13))
+    assert np.isposinf(certified_residual(workload, jnp.array([tokens])))
+
+
+def test_no_certificate_where_prices_overflow():
+    fields = one_type(base_time=1e200, arrival_rate=1e-201)  # V overflows
+    assert np.isposinf(certified_residual(as_workload(fields), jnp.zeros(1)))
