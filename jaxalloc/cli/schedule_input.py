@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxalloc.cli.schedule import POLICIES
 from jaxalloc.scheduling import policies
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.policies import Policy
@@ -16,6 +15,17 @@ from jaxalloc.traces.generators import LAWS, Law, generate
 from jaxalloc.traces.intervals import Predictions
 from jaxalloc.traces.readers import SUFFIXES, read_trace
 from jaxalloc.traces.trace import Trace
+
+POLICIES = {
+    "a_min": "AMin",
+    "a_max": "AMax",
+    "h_sf": "HindsightShortestFirst",
+    "mc_sf": "MCSF",
+    "mc_benchmark": "MCBenchmark",
+    "vllm": "VLLMFirstCome",
+    "alpha": "AlphaProtection",
+    "alpha_beta": "AlphaBetaClearing",
+}
 
 
 def read_policies(words: str, aging: int) -> dict[str, Policy]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -12,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxalloc.backend import in_chunks, platform_of
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
@@ -62,11 +60,20 @@ def simulate_batch(
         jax.tree.map(flat, batch_time),
         None if max_rounds is None else flat(max_rounds),
     )
-    run = _Runner(policy, slots)
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
+    traced = platform_of(arguments) is None
+
+    def run(arguments: Arguments, record: int) -> Schedule:
+        def work(part: Arguments) -> Schedule:
+            schedule: Schedule = _many(*part, policy=policy, slots=slots, record=record)
+            return schedule
+
+        if traced or size == 0:
+            return work(arguments)
+        return in_chunks(work, arguments, cpu=CPU_CHUNK, accelerator=ACCELERATOR_CHUNK)
+
     if record is True:
-        record = recorded_rounds(run.all(arguments, 0) if not traced else None)
-    schedule = run.chunk(arguments, record) if traced or size == 0 else run.all(arguments, record)
+        record = recorded_rounds(None if traced else run(arguments, 0))
+    schedule = run(arguments, int(record))
     result: Schedule = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), schedule)
     return result
 
@@ -77,57 +84,6 @@ def _key_data(key: jax.Array | None, size: int) -> Array:
     keys = keys.reshape(size) if keys.ndim else jax.random.split(keys, size)
     data: Array = jax.random.key_data(keys)
     return data
-
-
-class _Runner:
-    """One policy's simulations: a chunk at once, or all chunks in turn."""
-
-    def __init__(self, policy: Policy, slots: int | None) -> None:
-        self.policy, self.slots = policy, slots
-
-    def chunk(self, arguments: Arguments, record: int) -> Schedule:
-        """All the instances given, in one call."""
-        schedule: Schedule = _many(
-            *arguments, policy=self.policy, slots=self.slots, record=int(record)
-        )
-        return schedule
-
-    def all(self, arguments: Arguments, record: int) -> Schedule:
-        """All the instances given, chunk by chunk."""
-        size = arguments[1].shape[0]
-        on_cpu = jax.default_backend() == "cpu"
-        workers = min(len(os.sched_getaffinity(0)), size) if on_cpu else 1
-        chunk = min(-(-size // workers), CPU_CHUNK if on_cpu else ACCELERATOR_CHUNK)
-        count = -(-size // chunk)
-        if count == 1:
-            return self.chunk(arguments, record)
-        # The last chunk is filled with copies of the last instance, which are cut off again.
-        extra = count * chunk - size
-        host = jax.tree.map(lambda x: _extend(np.asarray(x), extra), arguments)
-
-        def work(first: int) -> Schedule:
-            schedule = self.chunk(jax.tree.map(lambda x: x[first : first + chunk], host), record)
-            schedule.status.block_until_ready()
-            return schedule
-
-        parts = _map_threads(work, list(range(0, size, chunk)), workers)
-        whole: Schedule = jax.tree.map(
-            lambda *xs: jnp.asarray(np.concatenate([np.asarray(x) for x in xs])[:size]), *parts
-        )
-        return whole
-
-
-def _extend(values: np.ndarray[Any, Any], extra: int) -> np.ndarray[Any, Any]:
-    """`values` with the last row repeated."""
-    return np.concatenate([values, np.repeat(values[-1:], extra, axis=0)]) if extra else values
-
-
-def _map_threads(work: Callable[[Any], Schedule], items: list[Any], workers: int) -> list[Schedule]:
-    """`[work(item) for item in items]` by several threads; a compilation waits for its like."""
-    if workers < 2 or len(items) < 2:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, items))
 
 
 @jax.jit(static_argnames=("policy", "slots", "record"))

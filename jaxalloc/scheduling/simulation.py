@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from jaxalloc.scheduling import native, rounds, state
+from jaxalloc.backend import dispatch
+from jaxalloc.scheduling import rounds, state
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.instance import prepare
 from jaxalloc.scheduling.policies import Policy
@@ -101,7 +102,7 @@ def _simulate(
         )
         return _End(**{name: getattr(last, name) for name in _End._fields})
 
-    return _summarize(requests, instance, native.dispatch(run, instance), invalid)
+    return _summarize(requests, instance, dispatch(run, instance), invalid)
 
 
 class _End(NamedTuple):
