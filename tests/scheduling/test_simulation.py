@@ -283,3 +283,23 @@ def test_recording_under_tracing_needs_a_length():
     assert found.occupancy.shape == (64,)
     assert (found.occupancy[: eager.rounds] == eager.occupancy).all()
     assert (found.occupancy[eager.rounds :] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [policies.AMin(), policies.AlphaBetaClearing(0.3, 0.5)],
+    ids=lambda policy: type(policy).__name__,
+)
+def test_lanes_side_by_side_as_on_an_accelerator(policy, monkeypatch):
+    requests = batch(5)
+    key = jax.random.split(jax.random.key(2), 5)
+    model = BatchTime(base=0.5, per_request=0.125, per_token=1 / 64, per_prefill=1 / 32)
+
+    def run(requests, key):
+        return simulation._simulate.__wrapped__(
+            requests, 40, key, model, 500, policy=policy, slots=None, record=16
+        )
+
+    wanted = jax.vmap(run)(requests, key)
+    monkeypatch.setattr(simulation, "dispatch", lambda run, inputs: run(inputs))
+    chex.assert_trees_all_equal(jax.jit(jax.vmap(run))(requests, key), wanted)
