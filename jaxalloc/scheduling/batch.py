@@ -53,10 +53,12 @@ def simulate_batch(
         return jnp.broadcast_to(jnp.asarray(leaf), shape).reshape(size)
 
     many = jax.tree.map(lambda x: x.reshape(size, -1), requests)
+    keys = as_key(key)
+    implementation = str(jax.random.key_impl(keys))
     arguments: Arguments = (
         many,
         flat(capacity),
-        _key_data(key, size) if policy.draws else None,
+        _key_data(keys, size) if policy.draws else None,
         jax.tree.map(flat, batch_time),
         None if max_rounds is None else flat(max_rounds),
     )
@@ -64,7 +66,9 @@ def simulate_batch(
 
     def run(arguments: Arguments, record: int) -> Schedule:
         def work(part: Arguments) -> Schedule:
-            schedule: Schedule = _many(*part, policy=policy, slots=slots, record=record)
+            schedule: Schedule = _many(
+                *part, policy=policy, slots=slots, record=record, implementation=implementation
+            )
             return schedule
 
         if traced or size == 0:
@@ -78,15 +82,14 @@ def simulate_batch(
     return result
 
 
-def _key_data(key: jax.Array | None, size: int) -> Array:
+def _key_data(keys: jax.Array, size: int) -> Array:
     """[size, words] one key an instance, as plain integers."""
-    keys = as_key(key)
     keys = keys.reshape(size) if keys.ndim else jax.random.split(keys, size)
     data: Array = jax.random.key_data(keys)
     return data
 
 
-@jax.jit(static_argnames=("policy", "slots", "record"))
+@jax.jit(static_argnames=("policy", "slots", "record", "implementation"))
 def _many(
     requests: Requests,
     capacity: Array,
@@ -97,6 +100,7 @@ def _many(
     policy: Policy,
     slots: int | None,
     record: int,
+    implementation: str,
 ) -> Schedule:
     """One chunk."""
 
@@ -107,11 +111,14 @@ def _many(
         batch_time: BatchTime | None,
         max_rounds: Array | None,
     ) -> Schedule:
+        key = None
+        if key_data is not None:
+            key = jax.random.wrap_key_data(key_data, impl=implementation)
         return simulate(
             requests,
             capacity,
             policy,
-            key=None if key_data is None else jax.random.wrap_key_data(key_data),
+            key=key,
             batch_time=batch_time,
             max_rounds=max_rounds,
             slots=slots,

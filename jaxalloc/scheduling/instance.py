@@ -29,7 +29,9 @@ def prepare(
     max_rounds: Array | None,
 ) -> tuple[Instance, Bool[Array, ""]]:
     """The instance as the loop reads it, and whether it is invalid (it is then empty)."""
-    capacity = jnp.asarray(capacity).astype(jnp.int32)
+    capacity = jnp.asarray(capacity)
+    outside = (capacity < 0) | (capacity > MAX_CAPACITY)
+    capacity = jnp.clip(capacity, 0, MAX_CAPACITY).astype(jnp.int32)
     real = requests.output > 0
     bound = jnp.maximum(policy.bound(requests), 1)
     arrival = requests.arrival
@@ -45,7 +47,7 @@ def prepare(
     waiting_key, by_key = _order(requests, policy, bound, arrival)
     wrong = wrong | _too_large(requests, policy, bound)
     invalid = jnp.any(real & wrong) | jnp.any(requests.output < 0)
-    invalid = invalid | (capacity < 0) | (capacity > MAX_CAPACITY)
+    invalid = invalid | outside
     total = jnp.where(invalid, 0, jnp.sum(real, dtype=jnp.int32))
     by_arrival = jnp.argsort(jnp.where(real, arrival, _largest(arrival)), stable=True)
     here = jnp.where(real & (arrival <= 0), waiting_key, NEVER)

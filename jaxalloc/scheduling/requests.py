@@ -94,6 +94,11 @@ class Requests:
             raise ValueError(f"fields do not broadcast to one [*B, N]: {shapes}") from None
         return cls(**{k: jnp.asarray(jnp.broadcast_to(v, shape)) for k, v in arrays.items()})
 
+    def as_int32(self) -> Requests:
+        """The same with lengths in 32 bits, whatever the constructor was given."""
+        lengths = {name: jnp.asarray(getattr(self, name), jnp.int32) for name in _LENGTHS}
+        return Requests(arrival=jnp.asarray(self.arrival), **lengths)
+
     @property
     def num_requests(self) -> int:
         """N, padding included."""

@@ -13,6 +13,7 @@ from jaxalloc.backend import dispatch
 from jaxalloc.scheduling import rounds, state
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.instance import prepare
+from jaxalloc.scheduling.kvcache import NEVER
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
@@ -56,11 +57,17 @@ def simulate(
     >>> schedule.finish.tolist(), float(schedule.total_latency), schedule.evictions.tolist()
     ([5, 4, 3], 12.0, [2, 0, 0])
     """
-    arguments = (requests, capacity, as_key(key), batch_time, max_rounds)
+    limits = (_within_int32(capacity), _within_int32(max_rounds))
+    arguments = (requests, limits[0], as_key(key), batch_time, limits[1])
     if record is True:
         record = recorded_rounds(_simulate(*arguments, policy=policy, slots=slots, record=0))
     schedule: Schedule = _simulate(*arguments, policy=policy, slots=slots, record=int(record))
     return schedule
+
+
+def _within_int32(value: Any) -> Any:
+    """A Python integer cut to what 32 bits hold, far beyond any limit; anything else as it is."""
+    return max(min(value, NEVER), -NEVER) if isinstance(value, int) else value
 
 
 def as_key(key: jax.Array | None) -> jax.Array:
@@ -90,6 +97,7 @@ def _simulate(
     record: int,
 ) -> Schedule:
     """Prepare, loop, summarize."""
+    requests = requests.as_int32()
     instance, invalid = prepare(requests, capacity, policy, key, batch_time, max_rounds)
     num_slots = requests.num_requests if slots is None else max(slots, 1)
 
