@@ -133,9 +133,10 @@ def earliest_start(
         latest, usage = carry
         planned_end, offset = _rows(slots, first, width, PLANNED_END, OFFSET)
         planned = lax.dynamic_slice(slots.usage, (first,), (width,))
-        before = (planned_end > time) & (planned_end <= end)
+        # What is planned up to now bounds the start by the past, and need not be left out.
         start = jnp.minimum(planned_end, planned + planned_end - spare)
-        latest = jnp.maximum(latest, tree_reduce(jnp.maximum, jnp.where(before, start, 0)))
+        start = jnp.where(planned_end <= end, start, 0)
+        latest = jnp.maximum(latest, tree_reduce(jnp.maximum, start))
         then = jnp.where(planned_end >= end, offset + end, 0)
         return latest, usage + tree_reduce(jnp.add, then)
 
