@@ -11,18 +11,18 @@ from convert import as_workload, lane
 from problems import hard_workloads, random_workloads
 
 from jaxalloc import solve_batch
-from jaxalloc.allocation.batch import _map_in_a_kernel
 from jaxalloc.allocation.certificate import (
     certified_residual,
     exact_product,
     exact_sum,
     idle_fraction,
 )
+from jaxalloc.backend import dispatch
 
 
 def native(function):
     """The way `solve_batch` runs on a CPU, where XLA fuses multiplications with additions."""
-    return jax.jit(lambda *args: _map_in_a_kernel(lambda lane: function(*lane), args))
+    return jax.jit(jax.vmap(lambda *lane: dispatch(lambda args: function(*args), lane)))
 
 
 MODES = {
