@@ -12,6 +12,7 @@ The call metadata are internals of XLA: a release that ignores them costs speed 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -177,5 +178,10 @@ def _on_threads(
         with jax.enable_x64(float64):  # a thread does not inherit its caller's scope
             return jax.block_until_ready(work(piece))
 
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(waited, pieces))
+    return list(_threads(workers).map(waited, pieces))
+
+
+@functools.cache
+def _threads(workers: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting them would cost as much as solving a thousand workloads."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="jaxalloc")
