@@ -47,7 +47,7 @@ from jaxalloc.allocation.objective import (
     total_increase,
     violated,
 )
-from jaxalloc.allocation.solver import move
+from jaxalloc.allocation.solver import check, move
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 
 Sides = Int[Array, "K"]  # -1 at the lower bound, 1 at the upper bound, 0 free
@@ -85,6 +85,9 @@ class Newton:
 
     max_steps: int = 100
     tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def init(self, workload: Workload, start: Point) -> NewtonState:
         """Begin at `start`, which is stable."""
