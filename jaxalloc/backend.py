@@ -12,6 +12,7 @@ The call metadata are internals of XLA: a release that ignores them costs speed 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend.core import jaxpr_as_fun
 
 Inputs = TypeVar("Inputs")
 Outputs = TypeVar("Outputs")
@@ -37,8 +39,32 @@ def dispatch(run: Callable[[Inputs], Outputs], inputs: Inputs, *, kernel: bool =
       kernel: whether its loops fit into one native function; if not, a CPU runs the lanes one after
         another in the ordinary runtime.
     """
-    outputs: Outputs = lax.platform_dependent(inputs, cpu=_sequential(run, kernel), default=run)
+    slim, used = _without_unused(run, inputs)
+    outputs: Outputs = lax.platform_dependent(used, cpu=_sequential(slim, kernel), default=slim)
     return outputs
+
+
+def _without_unused(
+    run: Callable[[Inputs], Outputs], inputs: Inputs
+) -> tuple[Callable[[list[Any]], Outputs], list[Any]]:
+    """`run` as a function of the leaves that it reads, and these.
+
+    A native function of XLA 0.11 and 0.12 must read all that it is given, or XLA aborts.
+    """
+    jaxpr, shape = jax.make_jaxpr(run, return_shape=True)(inputs)
+    read = {id(x) for eqn in jaxpr.jaxpr.eqns for x in eqn.invars} | set(
+        map(id, jaxpr.jaxpr.outvars)
+    )
+    places = [k for k, x in enumerate(jaxpr.jaxpr.invars) if id(x) in read]
+    leaves, structure = jax.tree.leaves(inputs), jax.tree.structure(shape)
+
+    def slim(used: list[Any]) -> Outputs:
+        known = dict(zip(places, used, strict=True))
+        every = [known.get(k, jnp.zeros(x.shape, x.dtype)) for k, x in enumerate(jaxpr.in_avals)]
+        outputs: Outputs = jax.tree.unflatten(structure, jaxpr_as_fun(jaxpr)(*every))
+        return outputs
+
+    return slim, [leaves[k] for k in places]
 
 
 def _sequential(run: Callable[[Inputs], Outputs], kernel: bool) -> Callable[[Inputs], Outputs]:
@@ -177,5 +203,10 @@ def _on_threads(
         with jax.enable_x64(float64):  # a thread does not inherit its caller's scope
             return jax.block_until_ready(work(piece))
 
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(waited, pieces))
+    return list(_threads(workers).map(waited, pieces))
+
+
+@functools.cache
+def _threads(workers: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting them would cost as much as solving a thousand workloads."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="jaxalloc")

@@ -13,14 +13,6 @@ def as_workload(fields, dtype=np.float64):
     return jaxalloc.Workload(**arrays)
 
 
-def as_fields(workload, dtype=np.float64):
-    """The arrays of a workload, as one lane of a batch if it has no batch axes."""
-    fields = {name: np.asarray(value, dtype) for name, value in vars(workload).items()}
-    if fields["arrival_rate"].ndim == 0:
-        fields = {name: value[None] for name, value in fields.items()}
-    return fields
-
-
 def lane(tree, index):
     """One lane of every array."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
@@ -29,8 +21,3 @@ def lane(tree, index):
 def stack(trees):
     """Lanes side by side."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def concatenate(batches):
-    """Batches of fields one after the other."""
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -106,9 +106,11 @@ def own_tokens(fields: Fields, rate: np.ndarray, price: np.ndarray) -> np.ndarra
         left = np.where(value >= 0, tokens, left)
         right = np.where(value <= 0, tokens, right)
         newton = tokens - step
-        inside = (newton > left) & (newton < right)
+        inside = (newton >= left) & (newton <= right)
         moved = np.where(inside, newton, (left + right) / 2)
-        done = at_low | at_high | (np.abs(moved - tokens) <= np.finfo(low.dtype).eps * moved)
+        # Rounding in the logarithms moves a step by eps / b and more.
+        close = np.finfo(low.dtype).eps * (4 * moved + 16 / fields["decay"])
+        done = at_low | at_high | (np.abs(moved - tokens) <= close)
         tokens = moved
         if np.all(done):
             break
@@ -135,7 +137,7 @@ def solve_nested(fields: Fields, dtype: Any = EXTENDED) -> np.ndarray:
         tokens = _inner(fields, np.exp(centre))
         short = queue(fields, tokens)[3] < np.exp(np.log(safe) - centre)
         low, high = np.where(short, centre, low), np.where(short, high, centre)
-        if np.all(high - low <= np.finfo(dtype).eps * np.abs(high)):
+        if np.all(high - low <= np.finfo(dtype).eps * np.maximum(np.abs(high), 1)):
             break
     answer = _inner(fields, np.exp(high))
     return np.where((rate > 0)[:, None], answer, own_tokens(fields, 0 * rate, one))
@@ -154,7 +156,7 @@ def _inner(fields: Fields, rate: np.ndarray) -> np.ndarray:
         centre = (low + high) / 2
         above = centre > np.log1p(rate**2 * second(np.exp(centre))[1] / 2)
         low, high = np.where(above, low, centre), np.where(above, centre, high)
-        if np.all(high - low <= np.finfo(low.dtype).eps * np.abs(high)):
+        if np.all(high - low <= np.finfo(low.dtype).eps * np.maximum(np.abs(high), 1)):
             break
     return second(np.exp(high))[0]
 

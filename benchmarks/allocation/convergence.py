@@ -117,7 +117,7 @@ def main() -> None:
                     f"/{row['steps']['max']:.0f}",
                     flush=True,
                 )
-    few = problems.lanes(sets["random"][0], slice(0, 100 if quick else 500))
+    few = problems.lanes(sets["random"][0], slice(0, 50 if quick else 200))
     report.save("convergence", quick, {"rows": rows, "against_rivals": against_rivals(few)})
 
 

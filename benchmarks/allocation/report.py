@@ -39,7 +39,7 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES if version(name)},
-        "commit": commit(),
+        "commit": COMMIT,
     }
 
 
@@ -108,3 +108,6 @@ def workloads(fields: dict[str, np.ndarray], dtype: Any = np.float64) -> Any:
     import jaxalloc
 
     return jaxalloc.Workload(**{name: jnp.asarray(v, dtype) for name, v in fields.items()})
+
+
+COMMIT = commit()  # at the start: the tree may move on during a long run

@@ -18,7 +18,7 @@ from jaxtyping import Array, Int
 
 from jaxalloc.allocation.mg1 import service_moments, service_time, variability
 from jaxalloc.allocation.objective import Point, distance, evaluate, own_imbalance
-from jaxalloc.allocation.solver import move
+from jaxalloc.allocation.solver import check, move
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 
 _KEPT_IDLE = 1e-6  # of the idle fraction d: the map is left alone wherever it stays stable
@@ -52,6 +52,11 @@ class FixedPoint:
     tolerance: float | None = None
     damping: float = 1.0
     exact_own_time: bool = True
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not 0 < self.damping <= 1:
+            raise ValueError(f"damping = {self.damping} must be in (0, 1]")
 
     def init(self, workload: Workload, start: Point) -> FixedPointState:
         """Begin at `start`, which is stable."""

@@ -1,29 +1,33 @@
-"""Newton's method at the cost of a gradient: damped proximal Newton with a secant curvature.
+"""Newton's method at the cost of a gradient: damped proximal Newton with secant curvatures.
 
-At a point with prices m, imbalance r = ln(up/down) and φ(r) = (e^r - 1)/r, a step δ maximizes over
-the token box the model (derived here)
+At a point with prices m, imbalance r = ln(up/down) and φ(r) = (e^r - 1)/r, a step δ within the box
+makes every type balance in the linear model (derived here; a type at a bound may push outwards)
 
-    ∇Jᵀδ - ½ δᵀB δ,   B = diag(π c (b m φ(r) + g κ c)) (1 + μ) + g² (u vᵀ + v uᵀ) + g³ V u uᵀ.
+    m_k (e^{r_k} - 1) = b_k m_k φ(r_k) δ_k + Δm_k,
+    Δm_k = g′ κ_k c_k δ_k + g g′ (κ_k t_k + ½ (g + g′) V) x + g′² y,   x = uᵀδ,  y = vᵀδ,
 
-For μ = 0 this is -∇²J with one change: the curvature of the accuracy, b·up, is replaced by b times
-the logarithmic mean of up and down, b (up - down)/ln(up/down). That is the slope of the chord which
-ends where the two balance, so a type that nothing else couples to lands on its optimum in one step
-from anywhere, and at the optimum, where up = down, B is the Hessian: convergence is quadratic.
+with u = π c, v = π κ c t and g′ = g / (1 - g x), the load price λ/d at the end of the step. For
+φ = 1 and g′ = g this is Newton's method on J. Both changes replace a tangent by the chord to the
+point of balance: b m φ is b times the logarithmic mean of up and down, so a type that nothing else
+couples to lands on its optimum in one step from anywhere; and g′ - g = g g′ x is exact, so the
+barrier λ/d is not underestimated. At the optimum r = 0 and x = 0: convergence is quadratic.
 
-**Why it converges from anywhere.** (1) E[T]'s part of B is g Σ π κ (c_k δ_k + g t_k uᵀδ)², so B is
-positive definite and the model's maximizer has slope ∇Jᵀδ >= δᵀBδ > 0 unless the point is optimal.
-(2) A step is shortened so that the idle fraction d keeps at least a fifth of its value, hence every
-point is stable. (3) A step is accepted if it halves the smallest imbalance so far, which can happen
-only finitely often before the tolerance; or if it raises J enough, which is known when the slope at
-its end is still >= 0 (J is concave) or from J's exact difference. (4) A rejected step multiplies
-1 + μ; as μ grows the step turns into a short scaled projected-gradient step, which is accepted
-because ∇J is Lipschitz on the level set of J, compact inside d > 0. So J rises until the residual
-is within tolerance. Rounding ends this when a step no longer changes the tokens: then μ passes
-its cap and the solver stops, and the residual says what was reached.
+The model is solved in O(K): given x and y every δ_k is explicit, and for a set of free types and a
+g′ (x, y) solve a 2 x 2 system; the set and g′ are updated until they repeat, `_MAX_ROUNDS` times at
+most.
 
-The maximizer takes O(K): given x = uᵀδ and y = vᵀδ every δ_k is explicit, and for a set of free
-types (x, y) solve a 2 x 2 system; the set is updated until it repeats (`_MAX_SETS` times at most: a
-model left unfinished is still tested by (3)).
+**Why it converges from anywhere.** (1) For g′ = g the model is B δ = ∇J with
+B = diag(π c (b m φ + g κ c)) + g² (u vᵀ + v uᵀ) + g³ V u uᵀ, whose part from E[T] is
+g Σ π κ (c_k δ_k + g t_k uᵀδ)²: B is positive definite, and the step has slope ∇Jᵀδ >= δᵀBδ > 0
+unless the point is optimal. (2) A step is shortened so that the idle fraction d keeps at least a
+fifth of its value, hence every point is stable. (3) A step is accepted if it halves the smallest
+imbalance so far, which can happen only finitely often before the tolerance; or if its slope is
+positive and it raises J enough, which is known when the slope at its end is still >= 0 (J is
+concave) or from J's exact difference. (4) A rejected step multiplies the diagonal by 1 + μ, with μ
+growing; then x shrinks, g′ → g, and the step turns into a short scaled projected-gradient step,
+which is accepted because ∇J is Lipschitz on the level set of J, compact inside d > 0. So J rises
+until the residual is within tolerance. Rounding ends this when a step no longer changes the tokens:
+then μ passes its cap and the solver stops, and the residual says what was reached.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from jaxalloc.allocation.objective import (
     total_increase,
     violated,
 )
-from jaxalloc.allocation.solver import move
+from jaxalloc.allocation.solver import check, move
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 
 Sides = Int[Array, "K"]  # -1 at the lower bound, 1 at the upper bound, 0 free
@@ -54,7 +58,9 @@ _DAMPING_DECAY = 0.25
 _LEAST_DAMPING = 0.02
 _MOST_DAMPING = 1e12
 _SUFFICIENT_INCREASE = 1e-4
-_MAX_SETS = 8
+_MAX_ROUNDS = 8
+_PRICE_TOLERANCE = 0.1  # relative, of g′: what is left is corrected by the next step
+_MOST_PRICE_CHANGE = 5.0  # of g′ to g, as a step keeps a fifth of d
 
 
 class NewtonState(NamedTuple):
@@ -69,7 +75,7 @@ class NewtonState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Newton:
-    """Damped proximal Newton with a secant curvature: O(K) a step, convergent from anywhere.
+    """Damped proximal Newton with secant curvatures: O(K) a step, convergent from anywhere.
 
     Attributes:
       max_steps: cap on the number of steps.
@@ -80,6 +86,9 @@ class Newton:
     max_steps: int = 100
     tolerance: float | None = None
 
+    def __post_init__(self) -> None:
+        check(self)
+
     def init(self, workload: Workload, start: Point) -> NewtonState:
         """Begin at `start`, which is stable."""
         away = distance(workload, start)
@@ -89,7 +98,7 @@ class Newton:
         """One trial step, taken if it is good enough; else the damping grows."""
         start = state.point
         model = build_model(workload, start, state.damping)
-        target = maximize_model(workload, start, model)
+        target = solve_model(workload, start, model)
         end = evaluate(workload, move(workload, start, target))
         away = distance(workload, end)
         accepted = (end.idle > 0) & ((away <= state.least / 2) | is_increase(workload, start, end))
@@ -128,16 +137,27 @@ def start_sides(workload: Workload, point: Point) -> Sides:
 
 
 class Model(NamedTuple):
-    """The quadratic model at a point, every row divided by π_k c_k."""
+    """The linear model at a point."""
 
-    slope: Tokens  # ∇J
-    response: Tokens  # one over the diagonal of B, without the rank-two part
-    load: Tokens  # κ t + g V, what x multiplies, over g²
+    slope: Tokens  # m (e^r - 1): ∇J over π c
+    own: Tokens  # b m φ
+    push: Tokens  # κ c, which g′ multiplies
     time: Tokens  # κ t, so that v = u κ t
     weight: Tokens  # u = π c
-    cross: Scalar  # g²
+    load_price: Scalar  # g
+    second_moment: Scalar  # V
+    damping: Scalar  # 1 + μ
     lower: Tokens  # of δ
     upper: Tokens
+
+
+class Response(NamedTuple):
+    """What a model answers to a guess of its bound types and of g′."""
+
+    step: Tokens  # δ, not clipped
+    side: Sides
+    load_price: Scalar  # g′ at the end of the step
+    changed: Flag  # whether the guess must be corrected
 
 
 def secant(point: Point) -> Tokens:
@@ -148,66 +168,61 @@ def secant(point: Point) -> Tokens:
 
 
 def build_model(workload: Workload, point: Point, damping: Scalar) -> Model:
-    """The model that a step from `point` maximizes."""
+    """The model that a step from `point` solves."""
     kappa = variability(workload)
-    own = workload.decay * point.price * secant(point)
-    own = own + point.load_price * kappa * workload.time_per_token
     return Model(
         slope=point.price * point.excess,
-        response=1 / (own * (1 + damping)),
-        load=kappa * point.time + point.load_price * point.second_moment,
+        own=workload.decay * point.price * secant(point),
+        push=kappa * workload.time_per_token,
         time=kappa * point.time,
         weight=workload.mix * workload.time_per_token,
-        cross=jnp.square(point.load_price),
+        load_price=point.load_price,
+        second_moment=point.second_moment,
+        damping=1 + damping,
         lower=workload.min_tokens - point.tokens,
         upper=workload.max_tokens - point.tokens,
     )
 
 
-def couple(model: Model, side: Sides) -> tuple[Scalar, Scalar]:
-    """(x, y) = (uᵀδ, vᵀδ) if types of side -1 and 1 go to their bounds and the others are free."""
+def respond(model: Model, side: Sides, end_price: Scalar) -> Response:
+    """Solve the model with types of side -1 and 1 at their bounds and the given g′."""
+    g = model.load_price
+    gain = 1 / ((model.own + end_price * model.push) * model.damping)
+    load = model.time + (g + end_price) / 2 * model.second_moment
     free = side == 0
-    gain = jnp.where(free, model.weight * model.response, 0)
+    weight = jnp.where(free, model.weight * gain, 0)
     bound = jnp.where(side < 0, model.lower, model.upper)
-    fixed = gain * model.slope + jnp.where(free, 0, model.weight * bound)
-    b1, b2, s1, s2, s3, s4 = sums(
-        fixed,
-        model.time * fixed,
-        gain * model.load,
-        gain,
-        gain * model.time * model.load,
-        gain * model.time,
-    )
-    a11, a12 = 1 + model.cross * s1, model.cross * s2
-    a21, a22 = model.cross * s3, 1 + model.cross * s4
+    fixed = weight * model.slope + jnp.where(free, 0, model.weight * bound)
+    terms = (fixed, model.time * fixed, weight * load, weight)
+    b1, b2, s1, s2, s3, s4 = sums(*terms, weight * model.time * load, weight * model.time)
+    cross_x, cross_y = g * end_price, jnp.square(end_price)
+    a11, a12 = 1 + cross_x * s1, cross_y * s2
+    a21, a22 = cross_x * s3, 1 + cross_y * s4
     determinant = a11 * a22 - a12 * a21
-    return (b1 * a22 - a12 * b2) / determinant, (a11 * b2 - a21 * b1) / determinant
+    x, y = (b1 * a22 - a12 * b2) / determinant, (a11 * b2 - a21 * b1) / determinant
+    step = (model.slope - cross_x * x * load - cross_y * y) * gain
+    next_side = (step >= model.upper).astype(jnp.int32) - (step <= model.lower)
+    kept = jnp.clip(1 - g * x, 1 / _MOST_PRICE_CHANGE, _MOST_PRICE_CHANGE)  # d′/d
+    next_price = g / kept
+    changed = jnp.any(next_side != side)
+    changed |= jnp.abs(next_price - end_price) > _PRICE_TOLERANCE * end_price
+    return Response(step, next_side, next_price, changed)
 
 
-def maximize_model(workload: Workload, point: Point, model: Model) -> Tokens:
-    """The tokens that maximize the model over the box; types at a bound are there exactly."""
+def solve_model(workload: Workload, point: Point, model: Model) -> Tokens:
+    """The tokens that solve the model within the box; types at a bound are there exactly."""
 
-    def respond(side: Sides) -> tuple[Tokens, Sides]:
-        x, y = couple(model, side)
-        step = (model.slope - model.cross * (model.load * x + y)) * model.response
-        return step, (step >= model.upper).astype(jnp.int32) - (step <= model.lower)
+    def unfinished(carry: tuple[Response, Array]) -> Flag:
+        return carry[0].changed & (carry[1] < _MAX_ROUNDS)
 
-    def unfinished(carry: tuple[Tokens, Sides, Flag, Array]) -> Flag:
-        return carry[2] & (carry[3] < _MAX_SETS)
+    def correct(carry: tuple[Response, Array]) -> tuple[Response, Array]:
+        guess, count = carry
+        return respond(model, guess.side, guess.load_price), count + 1
 
-    def update(
-        carry: tuple[Tokens, Sides, Flag, Array],
-    ) -> tuple[Tokens, Sides, Flag, Array]:
-        _, side, _, count = carry
-        step, next_side = respond(side)
-        return step, next_side, jnp.any(next_side != side), count + 1
-
-    guess = start_sides(workload, point)
-    step, side = respond(guess)
-    first = (step, side, jnp.any(side != guess), jnp.int32(1))
-    step, side, _, _ = jax.lax.while_loop(unfinished, update, first)
-    target = jnp.where(side < 0, workload.min_tokens, point.tokens + step)
-    return jnp.where(side > 0, workload.max_tokens, target)
+    first = respond(model, start_sides(workload, point), point.load_price)
+    answer, _ = jax.lax.while_loop(unfinished, correct, (first, jnp.int32(1)))
+    target = jnp.where(answer.side < 0, workload.min_tokens, point.tokens + answer.step)
+    return jnp.where(answer.side > 0, workload.max_tokens, target)
 
 
 def sums(*terms: Tokens) -> tuple[Scalar, ...]:

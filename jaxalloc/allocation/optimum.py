@@ -109,8 +109,14 @@ def first_point(workload: Workload, initial: Tokens | None) -> Point:
     return evaluate(workload, guess)
 
 
-def run(workload: Workload, solver: Solver, start: Point, solvable: Flag) -> Progress:
-    """Step until the residual is within tolerance and no longer halves, or the solver must stop."""
+def run(
+    workload: Workload, start: Point, solvable: Flag, solver: Solver
+) -> tuple[Tokens, Int[Array, ""]]:
+    """Step until the residual is within tolerance and no longer halves, or the solver must stop.
+
+    Returns:
+      The tokens of least residual, and the number of steps.
+    """
     tolerance = tolerance_of(solver, workload)
     floor = _ROUNDING_FLOOR * jnp.finfo(workload.dtype).eps
 
@@ -139,7 +145,8 @@ def run(workload: Workload, solver: Solver, start: Point, solvable: Flag) -> Pro
         halved=jnp.array(True),
         steps=jnp.int32(0),
     )
-    return jax.lax.while_loop(unfinished, advance, first)
+    last = jax.lax.while_loop(unfinished, advance, first)
+    return last.tokens, last.steps
 
 
 def tolerance_of(solver: Solver, workload: Workload) -> float:
@@ -191,9 +198,31 @@ def _solve(workload: Workload, initial: Tokens | None, solver: Solver) -> Alloca
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _optimum(workload: Workload, initial: Tokens | None, solver: Solver) -> Allocation:
-    """The optimum, in the form that suits the platform, and with a derivative of its own."""
-    small = workload.num_types <= _MOST_TYPES_IN_A_KERNEL
-    return dispatch(lambda lane: _iterate(*lane, solver), (workload, initial), kernel=small)
+    """Classify, start, iterate, certify."""
+    status = classify(workload)
+    solvable = status == Status.CONVERGED
+    start = first_point(workload, initial)
+    tokens, steps = dispatch(
+        lambda lane: run(*lane, solver),
+        (workload, start, solvable),
+        kernel=workload.num_types <= _MOST_TYPES_IN_A_KERNEL,
+    )
+    reached = certified_residual(workload, tokens)
+    within = reached <= tolerance_of(solver, workload)
+    ended = jnp.where(within, Status.CONVERGED, Status.MAX_STEPS).astype(jnp.int32)
+    infeasible = status == Status.INFEASIBLE
+    failed = jnp.where(infeasible, workload.min_tokens, jnp.nan)
+    return Allocation(
+        tokens=jnp.where(solvable, tokens, failed),
+        objective=jnp.where(
+            solvable,
+            objective(workload, tokens),
+            jnp.where(infeasible, -jnp.inf, jnp.nan),
+        ),
+        residual=jnp.where(solvable, reached, jnp.inf),
+        steps=steps,
+        status=jnp.where(solvable, ended, status),
+    )
 
 
 @_optimum.defjvp
@@ -206,27 +235,3 @@ def _optimum_jvp(
     tokens, value = tangents(workload, answer.tokens, converged, moved[0])
     none: Any = np.zeros(answer.status.shape, jax.dtypes.float0)  # an integer has no tangent
     return answer, Allocation(tokens, value, jnp.zeros_like(answer.residual), none, none)
-
-
-def _iterate(workload: Workload, initial: Tokens | None, solver: Solver) -> Allocation:
-    """Classify, start, iterate, certify."""
-    status = classify(workload)
-    solvable = status == Status.CONVERGED
-    start = first_point(workload, initial)
-    progress = run(workload, solver, start, solvable)
-    reached = certified_residual(workload, progress.tokens)
-    within = reached <= tolerance_of(solver, workload)
-    ended = jnp.where(within, Status.CONVERGED, Status.MAX_STEPS).astype(jnp.int32)
-    infeasible = status == Status.INFEASIBLE
-    failed = jnp.where(infeasible, workload.min_tokens, jnp.nan)
-    return Allocation(
-        tokens=jnp.where(solvable, progress.tokens, failed),
-        objective=jnp.where(
-            solvable,
-            objective(workload, progress.tokens),
-            jnp.where(infeasible, -jnp.inf, jnp.nan),
-        ),
-        residual=jnp.where(solvable, reached, jnp.inf),
-        steps=progress.steps,
-        status=jnp.where(solvable, ended, status),
-    )

@@ -17,6 +17,7 @@ from jaxalloc.allocation.objective import (
     mean_accuracy,
     total_increase,
 )
+from jaxalloc.allocation.solver import check
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 
 _SUFFICIENT_INCREASE = 1e-4
@@ -45,7 +46,8 @@ class ProjectedGradient:
     the constant step 1 / `lipschitz_bound(workload)` in the Euclidean metric and projects on the
     token box within the stable set {1 - ρ >= least_idle(workload)}, which holds the optimum: after
     n steps J is within L |l_0 - l*|² / (2 n) of its maximum (Beck & Teboulle, 2009). The bound L is
-    loose, so that variant is slow; the status says MAX_STEPS where it was too slow.
+    loose, so that variant is slow, and it never moves a type of zero mix; the status says MAX_STEPS
+    where it did not get there.
 
     Attributes:
       max_steps: cap on the number of steps.
@@ -57,6 +59,9 @@ class ProjectedGradient:
     max_steps: int = 2000
     tolerance: float | None = None
     certified: bool = False
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def init(self, workload: Workload, start: Point) -> ProjectedGradientState:
         """Begin at `start`, which is stable."""

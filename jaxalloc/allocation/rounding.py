@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -60,6 +61,11 @@ def round_tokens(workload: Workload, allocation: Allocation, solver: Solver = Ne
     >>> rounding.best.tolist(), bool(0 <= rounding.gap <= rounding.gap_bound)
     ([2066.0, 453.0], True)
     """
+    return _round(workload, allocation, solver)
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def _round(workload: Workload, allocation: Allocation, solver: Solver) -> Rounding:
     dtype = workload.dtype
     workload = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
     workload = integer_box(workload)

