@@ -142,7 +142,6 @@ def _print(document: dict[str, Any]) -> None:
     heads = {
         "mean_latency": "mean",
         "p95_latency": "p95",
-        "p99_latency": "p99",
         "mean_time_to_first_token": "first",
         "makespan": "makespan",
         "total_evictions": "evicted",
@@ -176,4 +175,4 @@ def _cell(value: float | None, name: str) -> str:
         return "∞"
     if name == "ratio_to_h_sf":
         return f"{value:.3f}"
-    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
