@@ -17,6 +17,14 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from jaxalloc.allocation.projected_gradient import ProjectedGradient, lipschitz_bound
     from jaxalloc.allocation.rounding import Rounding, round_tokens
     from jaxalloc.allocation.workload import Workload
+    from jaxalloc.scheduling import policies
+    from jaxalloc.scheduling.batch import simulate_batch
+    from jaxalloc.scheduling.batch_time import BatchTime
+    from jaxalloc.scheduling.bounds import latency_bound
+    from jaxalloc.scheduling.instance import validate
+    from jaxalloc.scheduling.requests import Requests
+    from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
+    from jaxalloc.scheduling.simulation import simulate
 
 _HOMES = {
     "allocation.batch": ("solve_batch", "status_fractions"),
@@ -28,28 +36,45 @@ _HOMES = {
     "allocation.projected_gradient": ("ProjectedGradient", "lipschitz_bound"),
     "allocation.rounding": ("Rounding", "round_tokens"),
     "allocation.workload": ("Workload",),
+    "scheduling": ("policies",),
+    "scheduling.batch": ("simulate_batch",),
+    "scheduling.batch_time": ("BatchTime",),
+    "scheduling.bounds": ("latency_bound",),
+    "scheduling.instance": ("validate",),
+    "scheduling.requests": ("Requests",),
+    "scheduling.schedule": ("Schedule", "ScheduleStatus"),
+    "scheduling.simulation": ("simulate",),
 }
 _HOME = {name: f"jaxalloc.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Allocation",
+    "BatchTime",
     "FixedPoint",
     "Newton",
     "ProjectedGradient",
+    "Requests",
     "Rounding",
+    "Schedule",
+    "ScheduleStatus",
     "Status",
     "Workload",
     "contraction_bound",
+    "latency_bound",
     "lipschitz_bound",
     "mean_accuracy",
     "mean_system_time",
     "mean_wait",
     "objective",
+    "policies",
     "round_tokens",
+    "simulate",
+    "simulate_batch",
     "solve",
     "solve_batch",
     "status_fractions",
     "utilization",
+    "validate",
 ]
 
 if not TYPE_CHECKING:  # which would take it for a promise of any name

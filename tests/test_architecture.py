@@ -17,14 +17,16 @@ ROOMS = {
     "allocation": {"backend"},
     "scheduling": {"backend"},
     "workloads": {"allocation"},
-    "sweep": {"workloads", "allocation", "scheduling"},
-    "cli": {"", "sweep", "workloads", "allocation", "scheduling"},
+    "traces": {"scheduling"},
+    "sweep": {"workloads", "traces", "allocation", "scheduling"},
+    "cli": {"", "sweep", "workloads", "traces", "allocation", "scheduling"},
 }
 LIBRARIES = {
     "backend": CORE,
     "allocation": CORE,
     "scheduling": CORE,
     "workloads": CORE | {"pydantic", "tomlkit"},
+    "traces": CORE | {"pyarrow"},
     "sweep": CORE | {"pyarrow"},
     "cli": CORE | {"typer", "rich", "pyarrow", "matplotlib"},
 }

@@ -1,1 +1,3 @@
 """Which requests run together under a KV-cache limit: a simulator."""
+
+from jaxalloc.scheduling import policies as policies

@@ -1,0 +1,89 @@
+"""Policies side by side: what `jaxalloc schedule --plot` draws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, StrMethodFormatter
+
+from jaxalloc.cli.plots.style import STYLE, look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Predictions from perfect to useless, in the words of `--intervals`.
+WIDTHS = ("exact", "bins:100", "bins:50", "bins:20", "bins:10", "bins:5", "bins:2", "one")
+NAMES = {
+    "a_min": "A_min",
+    "a_max": "A_max",
+    "h_sf": "H-SF (hindsight)",
+    "mc_sf": "MC-SF",
+    "mc_benchmark": "MC-Benchmark",
+    "vllm": "vLLM, first come",
+    "alpha": "α-protection",
+    "alpha_beta": "α-protection, β-clearing",
+}
+_POINTS = 60
+
+
+def schedule_figure(
+    curves: dict[str, list[tuple[float, float]]],
+    occupancy: dict[str, tuple[Any, float]],
+    document: dict[str, Any],
+) -> Figure:
+    """Mean latency against interval width, and tokens held over time, for every policy.
+
+    Args:
+      curves: (mean width, mean latency) by policy; an infinite latency is not drawn.
+      occupancy: [rounds] tokens held, and the time at which the last round ended, by policy.
+      document: the document of `jaxalloc schedule`.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.8), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for k, name in enumerate(curves):
+            _draw_curve(left, curves[name], k, name)
+            _draw_occupancy(right, *occupancy[name], k)
+        unit = document["unit"]
+        finished = {row["policy"] for row in document["policies"] if row["finished"]}
+        ends = [occupancy[name][1] for name in occupancy if name in finished or not finished]
+        left.set(
+            xscale="symlog",
+            yscale="log",
+            xlabel="mean width of the prediction intervals, tokens",
+            ylabel=f"mean latency, {unit}",
+            title="Latency against the quality of predictions",
+        )
+        left.set_xlim(left=0)
+        for axis in (left.xaxis, left.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        right.axhline(document["capacity"], color="#555555", lw=1, ls="--")
+        right.set(
+            xlabel=f"time, {unit}",
+            ylabel="tokens held",
+            title="The cache over time",
+            ylim=(0, None),
+            xlim=(0, max(ends)),
+        )
+        figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _draw_curve(axes: Axes, curve: list[tuple[float, float]], k: int, name: str) -> None:
+    width, latency = np.array(curve).T
+    known = np.isfinite(latency)
+    label = NAMES[name] if known.any() else f"{NAMES[name]} (unfinished)"
+    axes.plot(width[known], latency[known], label=label, lw=1.4, ms=5, clip_on=False, **look(k))
+
+
+def _draw_occupancy(axes: Axes, held: Any, makespan: float, k: int) -> None:
+    """Means over a few dozen stretches of time, so that eight policies stay readable."""
+    if not len(held):
+        return
+    parts = np.array_split(held, min(_POINTS, len(held)))
+    ends = np.cumsum([len(part) for part in parts]) / len(held) * makespan
+    axes.plot(ends, [part.mean() for part in parts], color=look(k)["color"], lw=1.3, alpha=0.9)

@@ -1,0 +1,179 @@
+"""`jaxalloc schedule`: policies against metrics on a trace or a synthetic workload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jaxalloc.cli.errors import BadInput
+
+FAILED = 1
+DEFAULT_POLICIES = "a_min,a_max,h_sf,mc_sf,mc_benchmark,vllm,alpha,alpha_beta"
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("schedule")(schedule)
+
+
+def schedule(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRACE|GENERATOR",
+            help="A trace (.csv, .jsonl, .json, .parquet) or a law of the outputs such as "
+            "geometric:mean=100 (also weighted_geometric, two_point, uniform, lognormal).",
+            show_default=False,
+        ),
+    ],
+    capacity: Annotated[
+        int, typer.Option("--capacity", metavar="M", help="Tokens the KV cache holds.")
+    ],
+    policies: Annotated[
+        str, typer.Option("--policies", metavar="A,B", help="Which policies to compare.")
+    ] = DEFAULT_POLICIES,
+    requests: Annotated[
+        int, typer.Option("--requests", metavar="N", help="Requests a replication.")
+    ] = 1000,
+    replications: Annotated[
+        int,
+        typer.Option(
+            "--replications", metavar="B", help="Seeds of a generator, or stretches of a trace."
+        ),
+    ] = 1,
+    intervals: Annotated[
+        str,
+        typer.Option(
+            "--intervals",
+            help="Predictions: exact, one (interval for all), one:LO:HI, bins:B, relative:X, "
+            "noise:SIGMA, or own (columns of the trace).",
+        ),
+    ] = "bins:10",
+    arrivals: Annotated[
+        str,
+        typer.Option("--arrivals", help="zero, poisson:RATE (a round, or a second), or trace."),
+    ] = "zero",
+    prompt: Annotated[
+        str,
+        typer.Option(
+            "--prompt", help="Prompts of a generator: tokens, or a law like the outputs'."
+        ),
+    ] = "32",
+    batch_time: Annotated[
+        str | None,
+        typer.Option(
+            "--batch-time",
+            help="Seconds a round: llama2-70b, or BASE:PER_REQUEST:PER_TOKEN:PER_PREFILL.",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", help="Columns of the trace, such as prompt=In,output=Out."),
+    ] = None,
+    aging: Annotated[
+        int, typer.Option("--aging", help="Tokens of precedence a round of waiting.")
+    ] = 0,
+    max_rounds: Annotated[
+        int | None,
+        typer.Option("--max-rounds", help="Rounds after which to give up.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of all random numbers.")] = 0,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw a picture: .png, .pdf or .svg."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Compare scheduling policies under a KV-cache limit."""
+    from jaxalloc.cli.output import print_json
+    from jaxalloc.cli.precision import float64
+
+    if plot is not None and (plot.suffix not in PICTURES or not plot.parent.is_dir()):
+        raise BadInput(f"--plot = {plot} must be a {', '.join(PICTURES)} file in a folder that is")
+    for flag, value, least in (
+        ("capacity", capacity, 2),
+        ("requests", requests, 1),
+        ("replications", replications, 1),
+        ("aging", aging, 0),
+        ("seed", seed, 0),
+        ("max-rounds", 1 if max_rounds is None else max_rounds, 1),
+    ):
+        if value < least:
+            raise BadInput(f"--{flag} = {value} must be at least {least}")
+    with float64():
+        from jaxalloc.cli import schedule_answer as answer
+        from jaxalloc.cli import schedule_input as given
+
+        try:
+            chosen = given.read_policies(policies, aging)
+            model = given.read_batch_time(batch_time)
+            traces = given.read_source(
+                source, columns, prompt, capacity, requests, replications, seed
+            )
+            times = given.read_arrivals(arrivals, traces, model is not None, seed)
+            setup = answer.Setup(
+                source, capacity, traces, times, intervals, seed, model, max_rounds, aging
+            )
+            document, schedules = answer.compare(setup, chosen)
+            if plot is not None:
+                answer.draw(setup, chosen, document, schedules, plot)
+                document["plot"] = str(plot)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+    if as_json:
+        print_json(document)
+    else:
+        _print(document)
+    if not any(row["finished"] for row in document["policies"]):
+        typer.echo(
+            "jaxalloc: MAX_ROUNDS: no policy finished every request: try --max-rounds or others",
+            err=True,
+        )
+        raise typer.Exit(FAILED)
+
+
+def _print(document: dict[str, Any]) -> None:
+    """The table."""
+    from jaxalloc.cli.output import make_table, show
+
+    heads = {
+        "mean_latency": "mean",
+        "p95_latency": "p95",
+        "p99_latency": "p99",
+        "mean_time_to_first_token": "first",
+        "makespan": "makespan",
+        "total_evictions": "evicted",
+        "total_wasted": "wasted",
+        "ratio_to_h_sf": "× H-SF",
+    }
+    table = make_table("policy", *heads.values())
+    for row in document["policies"]:
+        table.add_row(row["policy"], *(_cell(row[name], name) for name in heads))
+    quality = document["calibration"]
+    lines = [
+        f"{document['source']}: {document['replications']} × {document['requests']} requests, "
+        f"prompts of {document['mean_prompt']:.0f} and outputs of {document['mean_output']:.0f} "
+        f"tokens, capacity {document['capacity']}; times in {document['unit']}",
+        f"predictions {document['intervals']}: {quality['coverage']:.1%} covered, mean width "
+        f"{quality['mean_width']:.1f}, rank correlation {quality['rank_correlation']:.2f}",
+    ]
+    if document["mean_latency_bound"] is not None:
+        lines.append(f"no schedule has a mean latency below {document['mean_latency_bound']:.1f}")
+    unfinished = [row for row in document["policies"] if not row["finished"]]
+    lines += [f"{row['policy']}: {row['statuses']}" for row in unfinished]
+    show(lines[0], table, *lines[1:])
+
+
+def _cell(value: float | None, name: str) -> str:
+    import math
+
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞"
+    if name == "ratio_to_h_sf":
+        return f"{value:.3f}"
+    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"

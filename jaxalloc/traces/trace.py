@@ -1,0 +1,84 @@
+"""A trace: requests as they were seen, before anyone schedules them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxalloc.scheduling.requests import Requests
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trace:
+    """N requests in order of arrival.
+
+    Attributes:
+      arrival: [N] s, the first at 0.
+      prompt: [N] tokens.
+      output: [N] tokens, at least 1.
+      lower, upper, predicted: [N] the user's own predictions of the output, or None.
+      dropped: requests of the source that were left out since they generated nothing.
+    """
+
+    arrival: Floats
+    prompt: Integers
+    output: Integers
+    lower: Integers | None = None
+    upper: Integers | None = None
+    predicted: Integers | None = None
+    dropped: int = 0
+
+    @property
+    def num_requests(self) -> int:
+        """N."""
+        return int(self.output.shape[0])
+
+    @property
+    def arrival_cv(self) -> float:
+        """Coefficient of variation of the times between arrivals: 1 for a Poisson process.
+
+        NaN where all arrive at once. Far above 1 no M/G/1 answer should be trusted.
+        """
+        gaps = np.diff(self.arrival)
+        return float(np.std(gaps) / np.mean(gaps)) if gaps.size and gaps.any() else float("nan")
+
+    def head(self, num: int) -> Trace:
+        """The first `num` requests."""
+        return self._choose(np.arange(min(num, self.num_requests)))
+
+    def tail(self, first: int) -> Trace:
+        """Those from request `first` on."""
+        return self._choose(np.arange(min(first, self.num_requests), self.num_requests))
+
+    def fitting(self, capacity: int) -> Trace:
+        """Those whose prompt and output fit into a cache of `capacity` tokens."""
+        return self._choose(np.flatnonzero(self.prompt + self.output <= capacity))
+
+    def _choose(self, index: NDArray[np.intp]) -> Trace:
+        fields = {
+            field.name: getattr(self, field.name)[index]
+            for field in dataclasses.fields(self)
+            if isinstance(getattr(self, field.name), np.ndarray)
+        }
+        if index.size:
+            fields["arrival"] = fields["arrival"] - fields["arrival"][0]
+        return Trace(**fields, dropped=self.dropped)
+
+
+def to_requests(trace: Trace, *, arrival: Any = 0, **predictions: Any) -> Requests:
+    """The requests of a trace; they arrive when the caller says, all at 0 by default.
+
+    Args:
+      trace: prompts, outputs and the user's own predictions.
+      arrival: [N] rounds, or seconds such as `trace.arrival`.
+      **predictions: `lower`, `upper` or `predicted`, instead of the trace's own.
+    """
+    own = {name: getattr(trace, name) for name in ("lower", "upper", "predicted")}
+    given = {name: value for name, value in (own | predictions).items() if value is not None}
+    return Requests.create(prompt=trace.prompt, output=trace.output, arrival=arrival, **given)

@@ -1,0 +1,149 @@
+"""Random instances, the zoo of policies beside their reference rules, and how the two compare."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxalloc import BatchTime, Requests, ScheduleStatus, policies, simulate
+from tests.scheduling import reference
+from tests.scheduling.reference import Rules
+
+WIDTH = 60  # every instance is padded to this many requests, so that one compilation serves all
+ROUNDS = 1_500  # the reference gives up here; only α-protection resets come near
+
+# One line a deterministic policy: the policy and the rules the reference plays by.
+ZOO = {
+    "h_sf": (policies.HindsightShortestFirst(), Rules("h_sf")),
+    "h_sf aging": (policies.HindsightShortestFirst(aging=2), Rules("h_sf", aging=2)),
+    "mc_sf": (policies.MCSF(), Rules("mc_sf")),
+    "mc_sf aging": (policies.MCSF(aging=1), Rules("mc_sf", aging=1)),
+    "mc_benchmark": (policies.MCBenchmark(), Rules("mc_benchmark")),
+    "a_max": (policies.AMax(), Rules("a_max")),
+    "a_max aging": (policies.AMax(aging=3), Rules("a_max", aging=3)),
+    "a_min": (policies.AMin(), Rules("a_min")),
+    "a_min aging": (policies.AMin(aging=1), Rules("a_min", aging=1)),
+    "a_min newest": (policies.AMin(tie="newest"), Rules("a_min", tie="newest")),
+    "a_min next": (policies.AMin(refine_next=True), Rules("a_min", refine_next=True)),
+    "a_min later": (
+        policies.AMin(restart_same_round=False),
+        Rules("a_min", restart_same_round=False),
+    ),
+    "a_min all flags": (
+        policies.AMin(tie="newest", refine_next=True, restart_same_round=False, aging=2),
+        Rules("a_min", tie="newest", refine_next=True, restart_same_round=False, aging=2),
+    ),
+    "vllm": (policies.VLLMFirstCome(), Rules("vllm")),
+    "vllm batch": (policies.VLLMFirstCome(max_batch=3), Rules("vllm", max_batch=3)),
+    "vllm recompute": (policies.VLLMFirstCome(resume=False), Rules("vllm", resume=False)),
+    "alpha 0.25": (policies.AlphaProtection(0.25), Rules("alpha", alpha=0.25)),
+    "alpha 0": (policies.AlphaProtection(0.0), Rules("alpha", alpha=0.0)),
+}
+
+# A batch-time model whose sums are exact in binary: (base, request, context, prefill), seconds.
+EXACT_SECONDS = (0.5, 0.125, 1 / 64, 1 / 32)
+
+
+@dataclasses.dataclass
+class Case:
+    """One instance as plain lists."""
+
+    prompt: list
+    output: list
+    arrival: list
+    lower: list
+    upper: list
+    predicted: list
+    capacity: int
+
+    def padded(self, width=WIDTH):
+        """The same as arrays of `width` entries."""
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if k != "capacity"}
+        dtype = np.float64 if isinstance(self.arrival[0], float) else np.int32
+        return {
+            k: np.pad(np.asarray(v, dtype if k == "arrival" else np.int32),
+                      (0, width - len(v)))
+            for k, v in fields.items()
+        }  # fmt: skip
+
+
+def random_case(rng, *, seconds=False, max_requests=WIDTH):
+    """One instance: mixed or common prompts, batch or online arrivals, good or bad predictions."""
+    num = int(rng.integers(1, max_requests + 1))
+    capacity = int(rng.integers(6, 80))
+    prompt = rng.integers(0, max(capacity // 3, 1) + 1, num)
+    if rng.random() < 0.3:
+        prompt[:] = prompt[0]
+    longest = np.minimum(capacity - prompt, rng.integers(1, capacity + 1))
+    output = rng.integers(1, np.maximum(longest, 1) + 1)
+    lower = np.maximum((output * rng.random(num)).astype(int), 0)
+    upper = output + rng.integers(0, capacity, num)
+    predicted = output + rng.integers(-4, 5, num)
+    quality = rng.random()
+    if quality < 0.25:
+        lower, upper, predicted = output, output, output
+    elif quality < 0.5:  # an interval for all, and lower bounds that may be wrong
+        lower[:] = rng.integers(0, 6)
+        upper[:] = capacity
+        predicted[:] = rng.integers(1, 10)
+    span = 0 if rng.random() < 0.4 else int(rng.integers(1, 4 * num + 1))
+    arrival = rng.integers(0, span + 1, num)
+    times = [float(a) / 4 for a in arrival] if seconds else [int(a) for a in arrival]
+    as_list = [v.tolist() for v in (prompt, output)]
+    bounds = [v.tolist() for v in (lower, upper, predicted)]
+    return Case(*as_list, times, *bounds, capacity)
+
+
+def reference_outcome(case, rules, seconds=None):
+    """What the reference does with a case."""
+    return reference.simulate(
+        case.prompt, case.output, case.arrival, case.lower, case.upper, case.predicted,
+        case.capacity, rules, seconds=seconds, max_rounds=ROUNDS,
+    )  # fmt: skip
+
+
+def package_outcome(cases, policy, seconds=None, width=WIDTH):
+    """What the package does with many cases, as NumPy arrays with a leading axis."""
+    padded = [case.padded(width) for case in cases]
+    requests = Requests.create(**{k: np.stack([p[k] for p in padded]) for k in padded[0]})
+    capacity = jnp.asarray([case.capacity for case in cases], jnp.int32)
+    model = None
+    if seconds is not None:
+        names = ("base", "per_request", "per_token", "per_prefill")
+        model = BatchTime(**dict(zip(names, seconds, strict=True)))
+
+    def run(requests, capacity):
+        return simulate(requests, capacity, policy, batch_time=model, max_rounds=ROUNDS)
+
+    return jax.tree.map(np.asarray, jax.vmap(run)(requests, capacity))
+
+
+def differences(case, rules, schedule, lane, seconds=None):
+    """What the package and the reference disagree on, in words; empty if they agree."""
+    expected = reference_outcome(case, rules, seconds)
+    status = ScheduleStatus.FINISHED if expected.finished else ScheduleStatus.MAX_ROUNDS
+    wrong = []
+
+    def check(name, found, wanted):
+        if found != wanted:
+            wrong.append(f"{name}: {found} instead of {wanted}")
+
+    check("status", int(schedule.status[lane]), int(status))
+    check("rounds", int(schedule.rounds[lane]), expected.rounds)
+    check("peak", int(schedule.peak_occupancy[lane]), max(expected.held, default=0))
+    for job in expected.jobs:
+        place = (lane, job.index)
+        check(f"finish of {job.index}", int(schedule.finish[place]), job.finish)
+        if job.finish >= 0:
+            check(f"start of {job.index}", int(schedule.start[place]), job.start)
+        check(f"first start of {job.index}", int(schedule.first_start[place]), job.first)
+        check(f"evictions of {job.index}", int(schedule.evictions[place]), job.evictions)
+        check(f"recomputed of {job.index}", int(schedule.recomputed[place]), job.recomputed)
+        check(f"wasted of {job.index}", int(schedule.wasted[place]), job.recomputed + job.repeated)
+        if seconds is not None and job.finish >= 0:
+            finish = float(schedule.finish_seconds[place])
+            first = float(schedule.time_to_first_token[place])
+            check(f"finish of {job.index} in s", finish, job.finish_seconds)
+            check(f"first token of {job.index} in s", first, job.first_seconds - job.arrival)
+    return wrong
