@@ -54,8 +54,8 @@ def check(solver: Solver) -> None:
     """Raise ValueError for hyper-parameters that no solver can use."""
     if solver.max_steps < 0:
         raise ValueError(f"max_steps = {solver.max_steps} must not be negative")
-    if solver.tolerance is not None and not solver.tolerance > 0:
-        raise ValueError(f"tolerance = {solver.tolerance} must be greater than 0, or None")
+    if solver.tolerance is not None and not solver.tolerance >= 0:
+        raise ValueError(f"tolerance = {solver.tolerance} must not be negative, or None")
 
 
 def move(

@@ -142,7 +142,7 @@ def test_a_failed_lane_takes_no_steps_in_a_vmapped_loop():
     @jax.vmap
     def steps(workload):
         solvable = classify(workload) == Status.CONVERGED
-        return run(workload, Counting(), first_point(workload, None), solvable).steps
+        return run(workload, first_point(workload, None), solvable, Counting())[1]
 
     for sound, called in [(changed(), True), (changed(gain=np.nan), False)]:
         taken = steps(stack([as_workload(fields) for fields in (INFEASIBLE, sound)]))
