@@ -135,17 +135,13 @@ def violated(workload: Workload, point: Point) -> Mask:
 
 
 def distance(workload: Workload, point: Point) -> Scalar:
-    """Largest violated |ln(up / down)|, which also tells far from very far; inf if not stable."""
+    """Largest violated |ln(up / down)|; inf where the queue is unstable.
+
+    The residual |up - down| / (up + down) is tanh(distance / 2); the distance also tells far from
+    very far.
+    """
     largest = jnp.max(jnp.where(violated(workload, point), jnp.abs(point.imbalance), 0))
     return jnp.where(point.idle > 0, largest, jnp.inf)
-
-
-def residual(distance: Scalar) -> Scalar:
-    """Largest violated |up - down| / (up + down), in [0, 1], from the distance: tanh(distance/2).
-
-    inf where the queue is unstable.
-    """
-    return jnp.where(distance < jnp.inf, jnp.tanh(distance / 2), jnp.inf)
 
 
 class Difference(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from jaxalloc.allocation.certificate import certified_residual
 from jaxalloc.allocation.implicit import tangents
 from jaxalloc.allocation.mg1 import variability
 from jaxalloc.allocation.newton import Newton
-from jaxalloc.allocation.objective import Point, evaluate, is_feasible, objective, residual
+from jaxalloc.allocation.objective import Point, evaluate, is_feasible, objective
 from jaxalloc.allocation.solver import Solver, move
 from jaxalloc.allocation.workload import Flag, PerServer, PerType, Scalar, Tokens, Workload
 from jaxalloc.backend import dispatch
@@ -71,8 +72,8 @@ class Progress(NamedTuple):
 
     state: Any
     tokens: Tokens  # the best so far
-    residual: Scalar  # its residual
-    halved: Flag  # whether the last step halved the best residual
+    distance: Scalar  # its distance
+    halved: Flag  # whether the last step halved the least distance
     steps: Int[Array, ""]
 
 
@@ -114,26 +115,28 @@ def run(
 ) -> tuple[Tokens, Int[Array, ""]]:
     """Step until the residual is within tolerance and no longer halves, or the solver must stop.
 
+    What is watched is the distance, of which the residual is tanh(distance / 2).
+
     Returns:
       The tokens of least residual, and the number of steps.
     """
     tolerance = tolerance_of(solver, workload)
-    floor = _ROUNDING_FLOOR * jnp.finfo(workload.dtype).eps
+    enough = 2 * math.atanh(tolerance) if tolerance < 1 else math.inf
+    floor = 2 * _ROUNDING_FLOOR * jnp.finfo(workload.dtype).eps
 
     def unfinished(progress: Progress) -> Flag:
-        wanting = (progress.residual > tolerance) | progress.halved
+        wanting = (progress.distance > enough) | progress.halved
         able = (progress.steps < solver.max_steps) & ~progress.state.stalled
-        return solvable & wanting & able & (progress.residual > floor)
+        return solvable & wanting & able & (progress.distance > floor)
 
     def advance(progress: Progress) -> Progress:
         state = solver.step(workload, progress.state)
-        now = residual(state.distance)
-        better = now < progress.residual
+        better = state.distance < progress.distance
         return Progress(
             state=state,
             tokens=jnp.where(better, state.point.tokens, progress.tokens),
-            residual=jnp.where(better, now, progress.residual),
-            halved=now <= progress.residual / 2,
+            distance=jnp.minimum(state.distance, progress.distance),
+            halved=state.distance <= progress.distance / 2,
             steps=progress.steps + 1,
         )
 
@@ -141,7 +144,7 @@ def run(
     first = Progress(
         state=state,
         tokens=state.point.tokens,
-        residual=residual(state.distance),
+        distance=state.distance,
         halved=jnp.array(True),
         steps=jnp.int32(0),
     )
