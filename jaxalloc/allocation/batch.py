@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalloc.allocation.newton import Newton
-from jaxalloc.allocation.optimum import Allocation, Status, solve
+from jaxalloc.allocation.optimum import Allocation, Status, allocation_tangent, solve
 from jaxalloc.allocation.solver import Solver
 from jaxalloc.allocation.workload import PER_SERVER, PerType, Workload
 from jaxalloc.backend import in_chunks, platform_of
@@ -27,7 +27,7 @@ def solve_batch(
     """Optimal token budgets of many workloads: `solve` over any leading axes.
 
     The same answer as `jax.vmap(solve)`, in chunks that keep the memory bounded and all cores of a
-    CPU busy; under tracing (`jax.jit`, `jax.grad`, `jax.vmap`) it is one computation.
+    CPU busy, also in an eager `jax.grad`; under `jax.jit` and `jax.vmap` it is one computation.
 
     Args:
       workloads: fields of shape [*B] and [*B, K].
@@ -52,11 +52,7 @@ def solve_batch(
     shape = np.broadcast_shapes(*shapes)
     platform = platform_of((workloads, initial))
     lanes = _flatten(workloads, initial, shape, np if platform == "cpu" else jnp)
-    work = functools.partial(_solve_lanes, solver=solver)
-    if platform is None:
-        answer = work(lanes)
-    else:
-        answer = in_chunks(work, lanes, cpu=_CPU_LANES, accelerator=_ACCELERATOR_LANES)
+    answer = _optima(*lanes, solver)
     if answer.status.shape == shape:
         return answer
     return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), answer)
@@ -77,14 +73,41 @@ def _flatten(workloads: Workload, initial: Any, shape: tuple[int, ...], xp: Any)
     num_types, dtype = workloads.num_types, workloads.dtype
 
     def flatten(leaf: Any, own: tuple[int, ...]) -> Any:
-        leaf = xp.asarray(leaf, dtype)
-        return xp.broadcast_to(leaf, (*shape, *own)).reshape(math.prod(shape), *own)
+        if xp is np or getattr(leaf, "dtype", None) != dtype:
+            leaf = xp.asarray(leaf, dtype)
+        leaf = leaf if leaf.shape == (*shape, *own) else xp.broadcast_to(leaf, (*shape, *own))
+        return leaf if len(shape) == 1 else leaf.reshape(math.prod(shape), *own)
 
     fields = {
         name: flatten(leaf, () if name in PER_SERVER else (num_types,))
         for name, leaf in vars(workloads).items()
     }
     return Workload(**fields), None if initial is None else flatten(initial, (num_types,))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _optima(flat: Workload, start: Any, solver: Solver) -> Allocation:
+    """The optimum of every lane, with the derivative that each has alone.
+
+    The rule belongs here, outside of the chunks: so the forward pass of an eager `jax.grad` still
+    sees concrete arrays and keeps all cores busy.
+    """
+    work = functools.partial(_solve_lanes, solver=solver)
+    lanes = flat, start
+    if platform_of(lanes) is None:
+        return work(lanes)
+    return in_chunks(work, lanes, cpu=_CPU_LANES, accelerator=_ACCELERATOR_LANES)
+
+
+@_optima.defjvp
+def _optima_jvp(solver: Solver, primals: Lanes, moved: Lanes) -> tuple[Allocation, Allocation]:
+    answers = _optima(*primals, solver)
+    return answers, _tangents(primals[0], answers, moved[0])
+
+
+@jax.jit
+def _tangents(flat: Workload, answers: Allocation, moved: Workload) -> Allocation:
+    return jax.vmap(allocation_tangent)(flat, answers, moved)
 
 
 @functools.partial(jax.jit, static_argnames="solver")

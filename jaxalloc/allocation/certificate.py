@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxalloc.allocation.mg1 import variability
-from jaxalloc.allocation.workload import Scalar, Tokens, Workload
+from jaxalloc.allocation.workload import Scalar, Tokens, Workload, token_price
 
 Words = tuple[Float[Array, "..."], Float[Array, "..."]]  # a value as the sum of two floats
 
@@ -88,7 +88,7 @@ def certified_residual(workload: Workload, tokens: Tokens) -> Scalar:
     kappa = variability(workload)
     g = workload.arrival_rate / idle
     second_moment = jnp.sum(workload.mix * kappa * jnp.square(time))
-    price = 1 + jnp.square(g) * second_moment / 2 + g * kappa * time
+    price = 1 + jnp.square(g) * second_moment / 2 + g * kappa * time + token_price(workload)
     exponent, error = exact_product(workload.decay, tokens)
     root = jnp.exp(-exponent / 2)  # in two halves, so that it underflows later
     up = workload.accuracy_weight * workload.gain * workload.decay * root * root * (1 - error)

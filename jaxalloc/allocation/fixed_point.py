@@ -19,7 +19,7 @@ from jaxtyping import Array, Int
 from jaxalloc.allocation.mg1 import service_moments, service_time, variability
 from jaxalloc.allocation.objective import Point, distance, evaluate, own_imbalance
 from jaxalloc.allocation.solver import check, move
-from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
+from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload, token_price
 
 _KEPT_IDLE = 1e-6  # of the idle fraction d: the map is left alone wherever it stays stable
 _MAX_OWN_STEPS = 60
@@ -93,6 +93,7 @@ def own_optimum(workload: Workload, load_price: Scalar, base_price: Scalar) -> T
     ) -> tuple[Tokens, Flag, Int[Array, ""]]:
         tokens, _, count = carry
         price = base_price + load_price * variability(workload) * service_time(workload, tokens)
+        price += token_price(workload)
         step = own_imbalance(workload, tokens, price) / (workload.decay + push / price)
         risen = jnp.clip(tokens + jnp.maximum(step, 0), tokens, workload.max_tokens)
         return risen, jnp.any(risen > tokens), count + 1

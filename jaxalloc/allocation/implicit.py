@@ -19,12 +19,23 @@ not their outputs.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from jaxalloc.allocation.mg1 import service_moments, service_time, variability
-from jaxalloc.allocation.objective import objective
-from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
+from jaxalloc.allocation.workload import (
+    Flag,
+    Mask,
+    PricedWorkload,
+    Scalar,
+    Tokens,
+    Workload,
+    token_price,
+)
+
+_SERIES_BELOW = 1e-2
 
 
 def tangents(
@@ -47,39 +58,98 @@ def tangents(
     both = (moved.min_tokens + moved.max_tokens) / 2
     with_bound = jnp.where(held, jnp.where(at_min & at_max, both, with_bound), 0)
 
-    _, push = jax.jvp(lambda w: _balance(w, tokens), (workload,), (moved,))
-    free = _respond(workload, tokens, held, push, with_bound)
-    value = jax.jvp(objective, (workload, tokens), (moved, with_bound))[1]
+    at = _terms(workload, tokens)
+    push, value = _explicit(workload, tokens, at, moved)
+    free = _respond(workload, at, held, push, with_bound)
+    slope = workload.mix * workload.time_per_token * (at.up - at.price)
+    value = value + jnp.sum(slope * with_bound)
     return jnp.where(held, with_bound, free) * gate, value * gate
 
 
-def _balance(workload: Workload, tokens: Tokens) -> Tokens:
-    """f_k = up_k / c_k - m_k, in the parameters as they stand."""
+class _Terms(NamedTuple):
+    """What the derivatives are made of; their formulas, like those of `objective`, are explicit."""
+
+    time: Tokens  # t
+    kappa: Tokens
+    left: Tokens  # e^{-b l}
+    up: Tokens  # α A b e^{-b l} / c
+    price: Tokens  # m, and μ / c where tokens have a price
+    first: Scalar  # m1
+    second: Scalar  # V
+    idle: Scalar  # d
+    g: Scalar  # λ / d
+
+
+def _terms(workload: Workload, tokens: Tokens) -> _Terms:
+    time, kappa = service_time(workload, tokens), variability(workload)
     first, second = service_moments(workload, tokens)
-    g = workload.arrival_rate / (1 - workload.arrival_rate * first)
-    price = 1 + jnp.square(g) * second / 2
-    price = price + g * variability(workload) * service_time(workload, tokens)
+    idle = 1 - workload.arrival_rate * first
+    g = workload.arrival_rate / idle
+    left = jnp.exp(-workload.decay * tokens)
     steepest = workload.accuracy_weight * workload.gain * workload.decay
-    up = steepest * jnp.exp(-workload.decay * tokens)
-    return up / workload.time_per_token - price
+    price = 1 + jnp.square(g) * second / 2 + g * kappa * time + token_price(workload)
+    up = steepest * left / workload.time_per_token
+    return _Terms(time, kappa, left, up, price, first, second, idle, g)
+
+
+def _explicit(
+    workload: Workload, tokens: Tokens, at: _Terms, moved: Workload
+) -> tuple[Tokens, Scalar]:
+    """How f = up / c - m and J move with the fields while the tokens stay (derived here).
+
+    dg = dλ / d² + g² dm1,  dG = g V dg + g² dV / 2,  dE[T] = G dm1 + g dV / 2 + V / (2 d²) dλ
+    """
+    w, half = workload, jnp.square(at.g) * at.second / 2
+    time = moved.base_time + moved.time_per_token * tokens
+    kappa = 2 * w.service_cv * moved.service_cv
+    first = jnp.sum(moved.mix * at.time + w.mix * time)
+    own = kappa * at.time + 2 * at.kappa * time
+    second = jnp.sum(at.time * (moved.mix * at.kappa * at.time + w.mix * own))
+    rate = moved.arrival_rate / jnp.square(at.idle)
+    g = rate + jnp.square(at.g) * first
+    price = at.g * at.second * g + jnp.square(at.g) * second / 2
+    price = price + g * at.kappa * at.time + at.g * (kappa * at.time + at.kappa * time)
+    bends = w.gain * (1 - w.decay * tokens) * moved.decay + w.decay * moved.gain
+    steepest = w.gain * w.decay * moved.accuracy_weight + w.accuracy_weight * bends
+    up = steepest * at.left / w.time_per_token
+    relative = moved.time_per_token / w.time_per_token
+    # The floor moves no token, yet a failed lane is to be NaN in it too.
+    push = up - at.up * relative - price + 0 * moved.floor
+
+    reached = _reached(w.decay * tokens, at.left)
+    accuracy = w.floor + w.gain * reached
+    better = moved.floor + reached * moved.gain + w.gain * tokens * at.left * moved.decay
+    gained = jnp.sum(moved.mix * accuracy + w.mix * better) * w.accuracy_weight
+    gained = gained + moved.accuracy_weight * jnp.sum(w.mix * accuracy)
+    value = gained - (1 + half) * first - at.g * second / 2 - at.second / 2 * rate
+    if isinstance(w, PricedWorkload) and isinstance(moved, PricedWorkload):
+        push -= moved.price_per_token / w.time_per_token - token_price(w) * relative
+        value -= moved.price_per_token * jnp.sum(w.mix * tokens)
+        value -= w.price_per_token * jnp.sum(moved.mix * tokens)
+    return push, value
+
+
+def _reached(exponent: Tokens, left: Tokens) -> Tokens:
+    """1 - e^{-x}, given both; to 13 digits, and much cheaper than `expm1`."""
+    small = exponent < _SERIES_BELOW
+    x = jnp.where(small, exponent, 0)
+    series = x * (1 - x / 2 * (1 - x / 3 * (1 - x / 4 * (1 - x / 5))))
+    return jnp.where(small, series, 1 - left)
 
 
 def _respond(
-    workload: Workload, tokens: Tokens, held: Flag, push: Tokens, with_bound: Tokens
+    workload: Workload, at: _Terms, held: Mask, push: Tokens, with_bound: Tokens
 ) -> Tokens:
     """Solve B_FF x = push_F - B_FC with_bound for the free types, by a 2 x 2 system."""
-    first, second = service_moments(workload, tokens)
-    g = workload.arrival_rate / (1 - workload.arrival_rate * first)
-    kappa = variability(workload)
-    time = kappa * service_time(workload, tokens)
-    load = time + g * second
-    steepest = workload.accuracy_weight * workload.gain * jnp.square(workload.decay)
-    own = steepest * jnp.exp(-workload.decay * tokens) / workload.time_per_token
-    response = jnp.where(held, 0, 1 / (own + g * kappa * workload.time_per_token))
+    time = at.kappa * at.time
+    load = time + at.g * at.second
+    # A held type's diagonal may be 0: dividing by it would spoil second derivatives.
+    own = workload.decay * at.up + at.g * at.kappa * workload.time_per_token
+    response = jnp.where(held, 0, 1 / jnp.where(held, 1, own))
     seconds = workload.mix * workload.time_per_token
     weight = seconds * response
     moved = weight * push + seconds * with_bound
-    cross = jnp.square(g)
+    cross = jnp.square(at.g)
     b1, b2 = jnp.sum(moved), jnp.sum(time * moved)
     a11, a12 = 1 + cross * jnp.sum(weight * load), cross * jnp.sum(weight)
     a21, a22 = cross * jnp.sum(weight * time * load), 1 + cross * jnp.sum(weight * time)

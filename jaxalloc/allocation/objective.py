@@ -9,7 +9,9 @@ service time, its part in the load),
     ∂J/∂l_k = π_k (up_k - down_k),  up_k = α A_k b_k e^{-b_k l_k},  down_k = c_k m_k
     -∇²J = diag(π α A b² e^{-b l} + g π κ c²) + g² (u vᵀ + v uᵀ) + g³ V u uᵀ,  u = π c,  v = π κ c t
 
-so J is strictly concave wherever π > 0 and the queue is stable, and every linear solve with its
+A `PricedWorkload` subtracts μ Σ π l: its price m_k has μ / c_k more, its Hessian is the same.
+
+So J is strictly concave wherever π > 0 and the queue is stable, and every linear solve with its
 Hessian takes O(K).
 """
 
@@ -21,7 +23,15 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxalloc.allocation.mg1 import mean_system_time, service_time, variability
-from jaxalloc.allocation.workload import Flag, Mask, Scalar, Tokens, Workload
+from jaxalloc.allocation.workload import (
+    Flag,
+    Mask,
+    PricedWorkload,
+    Scalar,
+    Tokens,
+    Workload,
+    token_price,
+)
 
 # ln(up/down) is kept finite: no step needs to know more of a type this far out of balance.
 _LARGEST_IMBALANCE = 80.0  # e^80 is still a float32
@@ -65,7 +75,10 @@ def mean_accuracy(workload: Workload, tokens: Tokens) -> Scalar:
 def objective(workload: Workload, tokens: Tokens) -> Scalar:
     """J(l) = α Σ π_k p_k(l_k) - E[T](l), in s; -inf where the queue is unstable."""
     benefit = workload.accuracy_weight * mean_accuracy(workload, tokens)
-    return benefit - mean_system_time(workload, tokens)
+    value = benefit - mean_system_time(workload, tokens)
+    if isinstance(workload, PricedWorkload):
+        value -= workload.price_per_token * jnp.sum(workload.mix * tokens)
+    return value
 
 
 def evaluate(workload: Workload, tokens: Tokens) -> Point:
@@ -82,6 +95,8 @@ def evaluate(workload: Workload, tokens: Tokens) -> Point:
     load_price = workload.arrival_rate / idle
     base_price = 1 + jnp.square(load_price) * second_moment / 2
     price = base_price + load_price * kappa * time
+    if isinstance(workload, PricedWorkload):  # known when tracing: no cost to the others
+        price += token_price(workload)
     imbalance = own_imbalance(workload, tokens, price)
     return Point(
         tokens=tokens,
@@ -147,7 +162,7 @@ def distance(workload: Workload, point: Point) -> Scalar:
 class Difference(NamedTuple):
     """What each type adds to a difference of J when its tokens change."""
 
-    gained: Tokens  # α Δ(π p), s
+    gained: Tokens  # α Δ(π p), less the price of the tokens, s
     first: Tokens  # Δ(π t), s
     second: Tokens  # Δ(π κ t²), s²
 
@@ -158,8 +173,11 @@ def difference(workload: Workload, start: Point, tokens: Tokens) -> Difference:
     first = workload.mix * workload.time_per_token * step
     twice = 2 * start.time + workload.time_per_token * step
     up = workload.time_per_token * start.price * (1 + start.excess)
+    gained = -workload.mix * up / workload.decay * jnp.expm1(-workload.decay * step)
+    if isinstance(workload, PricedWorkload):
+        gained -= token_price(workload) * first
     return Difference(
-        gained=-workload.mix * up / workload.decay * jnp.expm1(-workload.decay * step),
+        gained=gained,
         first=first,
         second=variability(workload) * first * twice,
     )

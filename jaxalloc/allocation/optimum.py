@@ -18,7 +18,15 @@ from jaxalloc.allocation.mg1 import variability
 from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.objective import Point, evaluate, is_feasible, objective
 from jaxalloc.allocation.solver import Solver, move
-from jaxalloc.allocation.workload import Flag, PerServer, PerType, Scalar, Tokens, Workload
+from jaxalloc.allocation.workload import (
+    Flag,
+    PerServer,
+    PerType,
+    PricedWorkload,
+    Scalar,
+    Tokens,
+    Workload,
+)
 from jaxalloc.backend import dispatch
 
 # Beyond, XLA splits its loops over types into parts that one native function cannot hold.
@@ -84,6 +92,8 @@ def classify(workload: Workload) -> Int[Array, ""]:
         finite = finite & jnp.isfinite(field)
     for name in _NON_NEGATIVE:
         valid &= getattr(workload, name) >= 0
+    if isinstance(workload, PricedWorkload):
+        valid &= workload.price_per_token >= 0
     valid &= (workload.decay > 0) & (workload.time_per_token > 0)
     feasible = jnp.where(is_feasible(workload), Status.CONVERGED, Status.INFEASIBLE)
     invalid = jnp.where(jnp.all(valid), feasible, Status.INVALID)
@@ -233,8 +243,13 @@ def _optimum_jvp(
     solver: Solver, primals: tuple[Workload, Any], moved: tuple[Workload, Any]
 ) -> tuple[Allocation, Allocation]:
     """The implicit derivative; a residual, a number of steps and a status have none."""
-    workload, answer = primals[0], _optimum(*primals, solver)
+    answer = _optimum(*primals, solver)
+    return answer, allocation_tangent(primals[0], answer, moved[0])
+
+
+def allocation_tangent(workload: Workload, answer: Allocation, moved: Workload) -> Allocation:
+    """The tangent of the answer of one lane."""
     converged = answer.status == Status.CONVERGED
-    tokens, value = tangents(workload, answer.tokens, converged, moved[0])
+    tokens, value = tangents(workload, answer.tokens, converged, moved)
     none: Any = np.zeros(answer.status.shape, jax.dtypes.float0)  # an integer has no tangent
-    return answer, Allocation(tokens, value, jnp.zeros_like(answer.residual), none, none)
+    return Allocation(tokens, value, jnp.zeros_like(answer.residual), none, none)

@@ -138,6 +138,25 @@ class Workload:
         return jnp.result_type(*jax.tree.leaves(self))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PricedWorkload(Workload):
+    """A workload whose objective also pays for every token: J - μ Σ π_k l_k.
+
+    Attributes:
+      price_per_token: [*B] μ, s / token.
+    """
+
+    price_per_token: PerServer
+
+
+def token_price(workload: Workload) -> PerType | float:
+    """μ / c_k, what a second of type-k service costs beyond its time; 0 without a price."""
+    if isinstance(workload, PricedWorkload):
+        return workload.price_per_token / workload.time_per_token
+    return 0.0
+
+
 def _cast(given: dict[str, Any]) -> dict[str, Any]:
     """Every field as an array of one floating dtype: NumPy's where concrete, JAX's where traced."""
     arrays = {name: _as_array(name, value) for name, value in given.items()}
