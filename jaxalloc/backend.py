@@ -97,6 +97,8 @@ def _as_one_kernel(run: Callable[[Inputs], Outputs]) -> Callable[[Inputs], Outpu
             return run(inputs), jnp.concatenate(firsts)
 
     def call(inputs: Inputs) -> Outputs:
+        # A large constant among the operands makes XLA's emitter abort: the barrier hides it.
+        inputs = lax.optimization_barrier(inputs)
         with _marked("true", "false"):
             outputs: Outputs = body(inputs)[0]
         return outputs
