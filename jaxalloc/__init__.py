@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from jaxalloc.allocation.batch import solve_batch, status_fractions
     from jaxalloc.allocation.fixed_point import FixedPoint, contraction_bound
+    from jaxalloc.allocation.frontier import Frontier, frontier
+    from jaxalloc.allocation.masking import mask_failed
     from jaxalloc.allocation.mg1 import mean_system_time, mean_wait, utilization
     from jaxalloc.allocation.newton import Newton
     from jaxalloc.allocation.objective import mean_accuracy, objective
     from jaxalloc.allocation.optimum import Allocation, Status, solve
     from jaxalloc.allocation.projected_gradient import ProjectedGradient, lipschitz_bound
     from jaxalloc.allocation.rounding import Rounding, round_tokens
+    from jaxalloc.allocation.sensitivity import Outputs, Sensitivity, sensitivity
+    from jaxalloc.allocation.targets import (
+        solve_for_accuracy,
+        solve_for_mean_tokens,
+        solve_for_system_time,
+    )
     from jaxalloc.allocation.workload import Workload
     from jaxalloc.scheduling import policies
     from jaxalloc.scheduling.batch import simulate_batch
@@ -29,12 +37,20 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
 _HOMES = {
     "allocation.batch": ("solve_batch", "status_fractions"),
     "allocation.fixed_point": ("FixedPoint", "contraction_bound"),
+    "allocation.frontier": ("Frontier", "frontier"),
+    "allocation.masking": ("mask_failed",),
     "allocation.mg1": ("mean_system_time", "mean_wait", "utilization"),
     "allocation.newton": ("Newton",),
     "allocation.objective": ("mean_accuracy", "objective"),
     "allocation.optimum": ("Allocation", "Status", "solve"),
     "allocation.projected_gradient": ("ProjectedGradient", "lipschitz_bound"),
     "allocation.rounding": ("Rounding", "round_tokens"),
+    "allocation.sensitivity": ("Outputs", "Sensitivity", "sensitivity"),
+    "allocation.targets": (
+        "solve_for_accuracy",
+        "solve_for_mean_tokens",
+        "solve_for_system_time",
+    ),
     "allocation.workload": ("Workload",),
     "scheduling": ("policies",),
     "scheduling.batch": ("simulate_batch",),
@@ -51,27 +67,36 @@ __all__ = [
     "Allocation",
     "BatchTime",
     "FixedPoint",
+    "Frontier",
     "Newton",
+    "Outputs",
     "ProjectedGradient",
     "Requests",
     "Rounding",
     "Schedule",
     "ScheduleStatus",
+    "Sensitivity",
     "Status",
     "Workload",
     "contraction_bound",
+    "frontier",
     "latency_bound",
     "lipschitz_bound",
+    "mask_failed",
     "mean_accuracy",
     "mean_system_time",
     "mean_wait",
     "objective",
     "policies",
     "round_tokens",
+    "sensitivity",
     "simulate",
     "simulate_batch",
     "solve",
     "solve_batch",
+    "solve_for_accuracy",
+    "solve_for_mean_tokens",
+    "solve_for_system_time",
     "status_fractions",
     "utilization",
     "validate",
