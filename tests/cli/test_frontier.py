@@ -1,0 +1,97 @@
+"""`jaxalloc frontier`: its points, its targets, its exit codes, its picture."""
+
+import json
+
+import pytest
+from matplotlib.image import imread
+
+import jaxalloc
+from jaxalloc.workloads import files as workloads
+
+
+def document(command, line, code=0):
+    outcome = command(f"frontier {line} --json")
+    assert outcome.code == code, outcome.err
+    return json.loads(outcome.out)
+
+
+def test_points_agree_with_solve(command):
+    answer = document(command, "qwen3-8b --weights 10:100:3:log --arrival-rate 0.2")
+    assert [round(point["accuracy_weight"], 2) for point in answer["points"]] == [10, 31.62, 100]
+    for point in answer["points"]:
+        weight = point["accuracy_weight"]
+        line = f"solve qwen3-8b --arrival-rate 0.2 --accuracy-weight {weight!r} --json"
+        solved = json.loads(command(line).out)
+        assert point["status"] == "CONVERGED"
+        for name in ("mean_system_time", "mean_accuracy", "utilization"):
+            assert point[name] == pytest.approx(solved[name], rel=1e-9)
+        tokens = {task["name"]: task["tokens"] for task in solved["tasks"]}
+        assert point["tokens"] == pytest.approx(tokens)
+    assert answer["targets"] == {}
+
+
+def test_targets_are_met(command):
+    line = "qwen3-8b --system-time 2 --accuracy 0.45 --mean-tokens 1000"
+    targets = document(command, line)["targets"]
+    assert targets["system_time"]["mean_system_time"] == pytest.approx(2)
+    assert targets["accuracy"]["mean_accuracy"] == pytest.approx(0.45)
+    assert targets["mean_tokens"]["mean_tokens"] == pytest.approx(1000)
+    assert all(entry["status"] == "CONVERGED" for entry in targets.values())
+    workload = workloads.to_workload(workloads.load("qwen3-8b"))
+    weight, _ = jaxalloc.solve_for_system_time(workload, 2.0)
+    assert targets["system_time"]["accuracy_weight"] == pytest.approx(float(weight))
+    price, _ = jaxalloc.solve_for_mean_tokens(workload, 1000.0)
+    assert targets["mean_tokens"]["price_per_token"] == pytest.approx(float(price))
+    out = command(f"frontier {line}").out
+    for text in ("price per token", "system time 2", "0.4500", "0.01 accuracy", "CONVERGED"):
+        assert text in out
+
+
+def test_an_unreachable_target_is_a_failure_with_advice(command):
+    answer = document(command, "qwen3-8b --system-time 0.1 --accuracy 0.4", code=1)
+    assert answer["targets"]["system_time"]["status"] == "INFEASIBLE"
+    assert answer["targets"]["system_time"]["accuracy_weight"] is None
+    assert answer["targets"]["accuracy"]["status"] == "CONVERGED"
+    err = command("frontier qwen3-8b --system-time 0.1").err
+    assert err == (
+        "jaxalloc: INFEASIBLE: --system-time = 0.1: no budgets within the bounds meet it: "
+        "loosen it, or lower --arrival-rate\n"
+    )
+
+
+def test_a_slack_cap_is_met_by_the_unconstrained_answer(command):
+    line = "qwen3-8b --arrival-rate 0.001 --system-time 1000 --mean-tokens 100000"
+    targets = document(command, line)["targets"]
+    assert targets["system_time"]["accuracy_weight"] is None  # inf, which JSON lacks
+    assert set(targets["system_time"]["tokens"].values()) == {16384.0}
+    assert targets["mean_tokens"]["price_per_token"] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("qwen3-8b --weights 1:2", "--weights: axis accuracy_weight = '1:2' is not an axis"),
+        ("qwen3-8b --system-time x", "--system-time = 'x' is not a number"),
+        ("qwen3-8b --system-time -1", "--system-time = -1 must be finite and not negative"),
+        ("qwen3-8b --mean-tokens inf", "--mean-tokens = inf must be finite"),
+        ("qwen3-8b --accuracy 1.5", "--accuracy = 1.5 must not exceed 1"),
+        ("qwen3-8b --plot a.txt", "--plot = 'a.txt' must end in .png"),
+        ("nope", "workload = 'nope'"),
+    ],
+)
+def test_bad_input(command, line, named):
+    code, out, err = command(f"frontier {line}")
+    assert (code, out) == (2, "")
+    assert named in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("numbers", ["--system-time 2 --accuracy 0.99", "--arrival-rate 90"])
+def test_the_picture(command, tmp_path, numbers):
+    code, out, err = command(f"frontier qwen3-8b {numbers} --plot a.png")
+    assert code == 1
+    assert "INFEASIBLE" in err
+    assert "wrote a.png" in out
+    pixels = imread(tmp_path / "a.png")
+    assert pixels.shape[0] > 500
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
