@@ -218,9 +218,7 @@ def _print(document: dict[str, Any], top: int) -> None:
 
     entries = sorted(document["parameters"], key=rank)
     shown = [entry for entry in entries if rank(entry) < 0][: top or None]
-    table = make_table(
-        "elasticity to", "tokens, most", "accuracy", "time", "utilization", "objective"
-    )
+    table = make_table("elasticity to", "tokens, most", "accuracy", "time", "load", "objective")
     for entry in shown:
         elasticity = entry["elasticity"]
         tokens = {name: x for name, x in elasticity.items() if name.startswith("tokens.")}
@@ -230,21 +228,21 @@ def _print(document: dict[str, Any], top: int) -> None:
         table.add_row(
             entry["parameter"],
             f"{tokens[most]:+.3f} {most.removeprefix('tokens.')}",
-            *(f"{elasticity[name]:+.4f}" for name in TOTALS),
+            *(f"{elasticity[name]:+.3f}" for name in TOTALS),
         )
     check = make_table(
-        f"change by {document['step']:+.1%} of",
-        "time predicted",
-        "solved",
-        "objective predicted",
-        "solved",
+        f"change by\n{document['step']:+.1%} of",
+        "time, s\npredicted",
+        "\nsolved",
+        "objective, s\npredicted",
+        "\nsolved",
     )
     for entry in shown:
         predicted, solved = entry["predicted"], entry["solved"]
         numbers = [
             part[name] for name in ("mean_system_time", "objective") for part in (predicted, solved)
         ]
-        check.add_row(entry["parameter"], *(f"{number:+.5f} s" for number in numbers))
+        check.add_row(entry["parameter"], *(f"{number:+.5f}" for number in numbers))
     bounds = make_totals()
     for entry in document["bound_prices"]:
         for bound in ("min_tokens", "max_tokens"):
