@@ -339,7 +339,7 @@ def test_both_modes_and_second_derivatives(case):
         return jnp.sum(answer.tokens) / 1e3 + multiplier
 
     at = workload.arrival_rate, target
-    for argument in (0, 1):
+    for argument in (0, 1) if case == "time" else (0,):  # each compiles for a while
         forward = jax.jit(jax.jacfwd(value, argument))(*at)
         reverse = jax.jit(jax.jacrev(value, argument))(*at)
         np.testing.assert_allclose(forward, reverse, rtol=1e-9)
