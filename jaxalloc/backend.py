@@ -93,8 +93,7 @@ def _as_one_kernel(run: Callable[[Inputs], Outputs]) -> Callable[[Inputs], Outpu
     def body(inputs: Inputs) -> tuple[Outputs, Any]:
         with _marked(None, None):
             # XLA aborts on an argument that the function does not read: read a bit of each.
-            firsts = [x.reshape(-1)[:1].astype(jnp.float32) for x in jax.tree.leaves(inputs)]
-            return run(inputs), jnp.concatenate(firsts)
+            return run(inputs), jnp.stack([_a_bit_of(x) for x in jax.tree.leaves(inputs)])
 
     def call(inputs: Inputs) -> Outputs:
         # A large constant among the operands makes XLA's emitter abort: the barrier hides it.
@@ -104,6 +103,13 @@ def _as_one_kernel(run: Callable[[Inputs], Outputs]) -> Callable[[Inputs], Outpu
         return outputs
 
     return call
+
+
+def _a_bit_of(leaf: Any) -> Any:
+    """Something that only reading an array can tell."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return jnp.sum(leaf.reshape(-1)[:1].astype(jnp.float32))
 
 
 _metadata: Callable[..., contextlib.AbstractContextManager[None]] = set_xla_metadata
