@@ -162,7 +162,9 @@ def in_chunks(
     pieces = [_cut(host, first, rows, xp) for first in range(0, size, rows)]
     # The first call compiles, once for all threads, and returns while its rows are being worked on.
     parts = [work(pieces[0]), *_on_threads(work, pieces[1:], workers)]
-    return jax.tree.map(lambda *xs: jnp.asarray(xp.concatenate(xs)[:size]), *parts)
+    whole = jax.tree.map(lambda *xs: xp.concatenate(xs)[:size], *parts)
+    outputs: Outputs = jax.device_put(whole)
+    return outputs
 
 
 def _cut(inputs: Inputs, first: int, rows: int, xp: Any) -> Inputs:
