@@ -14,11 +14,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "tests")]
 jax.config.update("jax_enable_x64", True)
 
 from benchmarks.scheduling.report import write  # noqa: E402
-from tests.scheduling.instances import (  # noqa: E402
+from scheduling.instances import (  # noqa: E402
     EXACT_SECONDS,
     ZOO,
     differences,
