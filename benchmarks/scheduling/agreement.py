@@ -14,10 +14,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "tests")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 jax.config.update("jax_enable_x64", True)
 
-from benchmarks.scheduling.report import write  # noqa: E402
 from scheduling.instances import (  # noqa: E402
     EXACT_SECONDS,
     ZOO,
@@ -25,6 +25,8 @@ from scheduling.instances import (  # noqa: E402
     package_outcome,
     random_case,
 )
+
+from benchmarks.scheduling.report import write  # noqa: E402
 
 CHUNK = 100
 

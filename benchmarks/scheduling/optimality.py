@@ -14,12 +14,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "tests")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 jax.config.update("jax_enable_x64", True)
+
+from scheduling.test_optimum import optimal_latency, tiny_instance  # noqa: E402
 
 from benchmarks.scheduling.report import write  # noqa: E402
 from jaxalloc import Requests, latency_bound, policies, simulate_batch  # noqa: E402
-from scheduling.test_optimum import optimal_latency, tiny_instance  # noqa: E402
 
 NUM_LARGE = 1_000
 

@@ -17,13 +17,15 @@ import jax
 import numba
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "tests")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from scheduling.reference import Rules
+from scheduling.reference import simulate as plain_python
 
 from benchmarks.scheduling import numba_opponent
 from benchmarks.scheduling.report import write
 from jaxalloc import Requests, policies, simulate_batch
-from scheduling.reference import Rules
-from scheduling.reference import simulate as plain_python
 
 SIZES = ((64, 2_000, 16_492), (1_000, 500, 4_000))
 OTHERS = {
