@@ -4,7 +4,8 @@ A solver or a simulator is a loop whose turn takes a few hundred nanoseconds. On
 than XLA's runtime spends on starting one operation, and lanes in lockstep would all wait for the
 slowest: so the whole loop is compiled into one native function (a "small call" of XLA), a batch
 runs its lanes one after another in it, with real branches, and chunks of lanes are dealt to the
-cores. On an accelerator the lanes of a chunk run side by side.
+cores. On a GPU a batch is one kernel, where there is one for it; elsewhere, and on other
+accelerators, the lanes of a chunk run side by side.
 
 The call metadata are internals of XLA: a release that ignores them costs speed and nothing else.
 """
@@ -28,6 +29,8 @@ from jax.experimental.xla_metadata import set_xla_metadata
 Inputs = TypeVar("Inputs")
 Outputs = TypeVar("Outputs")
 
+_LEAST_CAPABILITY = 8.0  # of an NVIDIA GPU, for the kernels
+
 
 def dispatch(run: Callable[[Inputs], Outputs], inputs: Inputs, *, kernel: bool = True) -> Outputs:
     """`run(inputs)`, which `jax.vmap` batches in the form that the platform runs best.
@@ -42,16 +45,73 @@ def dispatch(run: Callable[[Inputs], Outputs], inputs: Inputs, *, kernel: bool =
     return outputs
 
 
+def with_kernel(
+    plain: Callable[[Inputs], Outputs], kernel: Callable[..., Outputs], inputs: Inputs
+) -> Outputs:
+    """`plain(inputs)`, or on a GPU what a kernel makes of the whole batch.
+
+    Args:
+      plain: a function of one lane.
+      kernel: the same of many, every array with a leading axis; with `interpret=True` it runs
+        anywhere, slowly.
+      inputs: a pytree of arrays.
+    """
+    form = kernel_form()
+    if form is None:
+        return plain(inputs)
+    many = functools.partial(kernel, interpret=form == "interpret")
+
+    def single(inputs: Inputs) -> Outputs:
+        outputs: Outputs = jax.tree.map(
+            lambda x: x[0], many(jax.tree.map(lambda x: jnp.asarray(x)[None], inputs))
+        )
+        return outputs
+
+    in_kernel = _by_batch(single, many)
+    if form == "interpret":
+        return in_kernel(inputs)
+    outputs: Outputs = lax.platform_dependent(inputs, cuda=in_kernel, default=plain)
+    return outputs
+
+
+def kernel_form() -> str | None:
+    """How kernels run: "gpu", or None where there is no GPU for them; "interpret" in tests.
+
+    The environment variable JAXALLOC_GPU_KERNELS = 0 turns them off.
+    """
+    if os.environ.get("JAXALLOC_GPU_KERNELS", "1") == "0":
+        return None
+    return "gpu" if _has_gpu() else None
+
+
+@functools.cache
+def _has_gpu() -> bool:
+    """Whether there is a GPU that Triton, which compiles the kernels, has code for."""
+    try:
+        devices = jax.devices("cuda")
+    except RuntimeError:  # how JAX says that there is none
+        return False
+    return all(float(device.compute_capability) >= _LEAST_CAPABILITY for device in devices)
+
+
 def _sequential(run: Callable[[Inputs], Outputs], kernel: bool) -> Callable[[Inputs], Outputs]:
     """`run`, whose batches (of any rank) are mapped one lane after another."""
 
+    def each(inputs: Inputs) -> Outputs:
+        outputs: Outputs = lax.map(run, inputs)
+        return outputs
+
+    return _by_batch(_as_one_kernel(run), _as_one_kernel(each)) if kernel else _by_batch(run, each)
+
+
+def _by_batch(
+    one: Callable[[Inputs], Outputs], many: Callable[[Inputs], Outputs]
+) -> Callable[[Inputs], Outputs]:
+    """`one`, which `jax.vmap` (nested, too) turns into `many` over one leading axis."""
+
     @custom_vmap
     def batched(inputs: Inputs) -> Outputs:
-        def each(inputs: Inputs) -> Outputs:
-            outputs: Outputs = lax.map(run, inputs)
-            return outputs
-
-        return _as_one_kernel(each)(inputs) if kernel else each(inputs)
+        return many(inputs)
 
     @batched.def_vmap
     def flatten(size: int, is_batched: Inputs, inputs: Inputs) -> tuple[Outputs, Outputs]:
@@ -64,7 +124,7 @@ def _sequential(run: Callable[[Inputs], Outputs], kernel: bool) -> Callable[[Inp
 
     @custom_vmap
     def single(inputs: Inputs) -> Outputs:
-        return _as_one_kernel(run)(inputs) if kernel else run(inputs)
+        return one(inputs)
 
     @single.def_vmap
     def spread(size: int, is_batched: Inputs, inputs: Inputs) -> tuple[Outputs, Outputs]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from jaxalloc.allocation import gpu_kernel
 from jaxalloc.allocation.certificate import certified_residual
 from jaxalloc.allocation.implicit import tangents
 from jaxalloc.allocation.mg1 import variability
@@ -27,7 +28,7 @@ from jaxalloc.allocation.workload import (
     Tokens,
     Workload,
 )
-from jaxalloc.backend import dispatch
+from jaxalloc.backend import dispatch, with_kernel
 
 # Beyond, XLA splits its loops over types into parts that one native function cannot hold.
 _MOST_TYPES_IN_A_KERNEL = 1024
@@ -214,12 +215,7 @@ def _optimum(workload: Workload, initial: Tokens | None, solver: Solver) -> Allo
     """Classify, start, iterate, certify."""
     status = classify(workload)
     solvable = status == Status.CONVERGED
-    start = first_point(workload, initial)
-    tokens, steps = dispatch(
-        lambda lane: run(*lane, solver),
-        (workload, start, solvable),
-        kernel=workload.num_types <= _MOST_TYPES_IN_A_KERNEL,
-    )
+    tokens, steps = _iterate(workload, initial, solvable, solver)
     reached = certified_residual(workload, tokens)
     within = reached <= tolerance_of(solver, workload)
     ended = jnp.where(within, Status.CONVERGED, Status.MAX_STEPS).astype(jnp.int32)
@@ -236,6 +232,32 @@ def _optimum(workload: Workload, initial: Tokens | None, solver: Solver) -> Allo
         steps=steps,
         status=jnp.where(solvable, ended, status),
     )
+
+
+def _iterate(
+    workload: Workload, initial: Tokens | None, solvable: Flag, solver: Solver
+) -> tuple[Tokens, Int[Array, ""]]:
+    """Start and loop, in the form that suits the platform."""
+
+    def plain(lane: tuple[Workload, Any, Flag]) -> tuple[Tokens, Int[Array, ""]]:
+        workload, initial, solvable = lane
+        return dispatch(
+            lambda started: run(*started, solver),
+            (workload, first_point(workload, initial), solvable),
+            kernel=workload.num_types <= _MOST_TYPES_IN_A_KERNEL,
+        )
+
+    lane = workload, initial, solvable
+    if not gpu_kernel.takes(workload):
+        return plain(lane)
+    from_start = functools.partial(_run_from_start, solver=solver)
+    return with_kernel(plain, functools.partial(gpu_kernel.in_blocks, from_start), lane)
+
+
+def _run_from_start(
+    workload: Workload, initial: Tokens | None, solvable: Flag, solver: Solver
+) -> tuple[Tokens, Int[Array, ""]]:
+    return run(workload, first_point(workload, initial), solvable, solver)
 
 
 @_optimum.defjvp
