@@ -25,10 +25,11 @@ def _for_h200():
     if jax.__version_info__ < (0, 11):
         yield
         return
-    from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+    from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
     device = AbstractDevice("NVIDIA H200", num_cores=None, platform="cuda")
-    with use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device)):
+    mesh = AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=device)
+    with use_abstract_mesh(mesh):
         yield
 
 

@@ -232,5 +232,4 @@ _RULES: dict[str, Callable[[Any, list[Value], tuple[int, ...]], Array]] = {
     ),
     "reshape": lambda _, values, shape: values[0].array.reshape(shape),
     "squeeze": lambda _, values, shape: values[0].array.reshape(shape),
-    "reshard": lambda _, values, shape: values[0].array,  # traced under a mesh
 }

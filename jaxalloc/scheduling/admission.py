@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
@@ -23,13 +22,10 @@ from jaxalloc.scheduling.state import (
     Log,
     Scalar,
     State,
-    at,
     place_of,
-    put,
-    put_row,
     request_of,
-    row_of,
 )
+from jaxalloc.scheduling.storage import at, nothing_like, put, put_row, row_of, zero
 
 
 class _Head(NamedTuple):
@@ -58,35 +54,37 @@ def _head(instance: Instance, policy: Policy, state: State) -> _Head:
     if policy.max_batch is not None:
         fits = fits & (state.running < policy.max_batch)
     earliest = jnp.where(fits, state.time, state.time + 1)
-    return _Head(earliest, request, job, row, length, jnp.int32(0))
+    return _Head(earliest, request, job, row, length, zero())
 
 
 def admit(
     instance: Instance, policy: Policy, state: State, killed: Array, num_slots: int
 ) -> tuple[State, Scalar]:
     """Start the waiting in order while they fit; also returns the tokens to prefill."""
-    blocked = killed if policy.blocks_after_eviction else jnp.array(False)
+
+    def due(state: State, earliest: Scalar) -> Array:
+        someone = (state.waiting.head < NEVER) & (earliest <= state.time)
+        return someone & ~killed if policy.blocks_after_eviction else someone
 
     def look(state: State) -> _Head:
         return _head(instance, policy, state)
 
     def skip(state: State) -> _Head:
-        nothing: _Head = jax.tree.map(jnp.zeros_like, jax.eval_shape(look, state))
+        nothing: _Head = nothing_like(look, state)
         return nothing._replace(earliest=state.retry)
 
     def wanted(state: State, head: _Head) -> Array:
-        return (state.waiting.head < NEVER) & (head.earliest <= state.time) & ~blocked
+        return due(state, head.earliest)
 
     def start(carry: tuple[State, Scalar, _Head]) -> tuple[State, Scalar, _Head]:
         state, prefill, head = carry
         state, tokens = _start(instance, policy, state, head)
         return state, prefill + tokens, look(state)
 
-    ready = (state.waiting.head < NEVER) & (state.retry <= state.time) & ~blocked
     state, prefill, head = lax.while_loop(
         lambda carry: wanted(carry[0], carry[2]) & (carry[0].running < num_slots),
         start,
-        (state, jnp.int32(0), lax.cond(ready, look, skip, state)),
+        (state, jnp.int32(0), lax.cond(due(state, state.retry), look, skip, state)),
     )
     return state._replace(retry=head.earliest, exceeded=wanted(state, head)), prefill
 

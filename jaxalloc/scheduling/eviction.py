@@ -22,12 +22,9 @@ from jaxalloc.scheduling.state import (
     Instance,
     Scalar,
     State,
-    at,
     place_of,
-    put,
-    put_row,
-    row_of,
 )
+from jaxalloc.scheduling.storage import at, nothing_like, put, put_entry, put_row, row_of, zero
 
 # Draws of a β-clearing in one round; if the cache still overflows, the instance gives up as if
 # it had run out of rounds. At β = 0.01 and one running request that is a chance of 3e-5.
@@ -36,9 +33,9 @@ MAX_CLEARINGS = 1024
 
 def overflow(instance: Instance, policy: Policy, state: State) -> tuple[State, Scalar]:
     """Kill while the tokens held after this round exceed M; also returns how many were killed."""
-    zero = jnp.int32(0)
+    none = jnp.int32(0)
     if not policy.evicts:
-        return state, zero
+        return state, none
     if policy.reset_probability is None:
         bits, newest = instance.tie_bits, policy.tie == "newest"
 
@@ -52,7 +49,9 @@ def overflow(instance: Instance, policy: Policy, state: State) -> tuple[State, S
             return state.held > instance.capacity
 
         def next_victim(state: State) -> _Victim:
-            victim: _Victim = lax.cond(over(state), choose, lambda _: nobody, state)
+            victim: _Victim = lax.cond(
+                over(state), choose, lambda _: nothing_like(choose, state), state
+            )
             return victim
 
         def kill(carry: tuple[State, Scalar, _Victim]) -> tuple[State, Scalar, _Victim]:
@@ -60,9 +59,8 @@ def overflow(instance: Instance, policy: Policy, state: State) -> tuple[State, S
             state = _evict(instance, policy, state, victim, killed)
             return state, killed + 1, next_victim(state)
 
-        nobody = jax.tree.map(jnp.zeros_like, jax.eval_shape(choose, state))
         state, killed, _ = lax.while_loop(
-            lambda carry: over(carry[0]), kill, (state, zero, next_victim(state))
+            lambda carry: over(carry[0]), kill, (state, none, next_victim(state))
         )
         return state, killed
 
@@ -99,7 +97,7 @@ def overflow(instance: Instance, policy: Policy, state: State) -> tuple[State, S
     state, killed, _ = lax.while_loop(
         lambda carry: (carry[0].held > instance.capacity) & (carry[2] < MAX_CLEARINGS),
         clear,
-        (state, zero, zero),
+        (state, none, none),
     )
     return state._replace(stuck=state.held > instance.capacity), killed
 
@@ -138,7 +136,7 @@ def _evict(
     state = leave(policy, state, victim.leaver)
     state = state._replace(
         ledger=put_row(state.ledger, request, row, changes),
-        retry=jnp.int32(0),
+        retry=zero(),
     )
     if state.log.stash is None:
         place = place_of(instance, policy, key)
@@ -155,9 +153,7 @@ def leave(policy: Policy, state: State, who: Leaver) -> State:
         some = jnp.where(end > state.time, who.last, 0)
         slots = kvcache.plan(slots, some, end, offset, -1)
     moved = who.last_column[kvcache.REQUEST]
-    ledger = lax.dynamic_update_slice(
-        state.ledger, who.slot.reshape(1, 1), (moved, jnp.int32(SLOT))
-    )
+    ledger = put_entry(state.ledger, moved, SLOT, who.slot)
     return state._replace(
         slots=slots, ledger=ledger, running=who.last, offsets=state.offsets - offset
     )
@@ -173,7 +169,7 @@ def requeue(instance: Instance, policy: Policy, state: State, killed: Scalar) ->
         state, left = carry
         key = at(stash, left - 1)
         queue = waiting.insert(state.waiting, place_of(instance, policy, key), key)
-        return state._replace(waiting=queue, retry=jnp.int32(0)), left - 1
+        return state._replace(waiting=queue, retry=zero()), left - 1
 
     state, _ = lax.while_loop(lambda carry: carry[1] > 0, enter, (state, killed))
     return state

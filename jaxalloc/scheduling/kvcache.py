@@ -17,23 +17,35 @@ ends. A pass reads them in chunks, so it costs what runs and not what could run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
+from jaxalloc.scheduling.storage import (
+    Stored,
+    at,
+    column_of,
+    fold,
+    is_on_chip,
+    part,
+    parts_of_rows,
+    put,
+    put_column,
+    put_part,
+)
+
 # Rows of `Slots.table`.
 PLANNED_END, END, OFFSET, BOUND, START, REQUEST = range(6)
 NUM_ROWS = 6
 
 CHUNK = 64  # slots read in one go: wide enough for vectors, narrow enough for a small server
-NARROW = 8  # width at which a tree reduction hands over to an ordinary one
 NEVER = (1 << 31) - 1
 
 Scalar = Int[Array, ""]
-Carry = tuple[Array, ...]
+Carry = tuple[Any, ...]
 
 
 class Slots(NamedTuple):
@@ -44,8 +56,8 @@ class Slots(NamedTuple):
       usage: [R] tokens planned to be held at the slot's planned end, overdue ones left out.
     """
 
-    table: Int[Array, "6 R"]
-    usage: Int[Array, " R"]
+    table: Stored
+    usage: Stored
 
 
 def empty(num_slots: int) -> Slots:
@@ -61,21 +73,12 @@ def padded_width(num_slots: int) -> int:
     return 1 << max(num_slots - 1, 0).bit_length()
 
 
-def tree_reduce(combine: Callable[[Array, Array], Array], values: Array) -> Array:
-    """Reduce a vector of a power of two by halves: XLA's CPU code for it is four times faster."""
-    while values.shape[0] > NARROW:
-        half = values.shape[0] // 2
-        values = combine(values[:half], values[half:])
-    if combine is jnp.add:
-        return jnp.sum(values, dtype=values.dtype)
-    return jnp.min(values) if combine is jnp.minimum else jnp.max(values)
-
-
 def _over_chunks(
-    running: Scalar, width: int, body: Callable[[Scalar | int, int, Carry], Carry], init: Carry
+    slots: Slots, running: Scalar, body: Callable[[Scalar | int, int, Carry], Carry], init: Carry
 ) -> Carry:
     """Fold `body(first slot, chunk width, carry)` over the chunks that hold running requests."""
-    if width <= CHUNK:
+    width = slots.usage.shape[0]
+    if width <= CHUNK or is_on_chip(slots.usage):
         return body(0, width, init)
     chunks = (running + CHUNK - 1) // CHUNK
     _, folded = lax.while_loop(
@@ -85,16 +88,6 @@ def _over_chunks(
     )
     result: Carry = folded
     return result
-
-
-def _rows(slots: Slots, first: Scalar | int, width: int, *rows: int) -> list[Array]:
-    """Rows of the table over one chunk."""
-    return [
-        lax.dynamic_slice(slots.table, (jnp.int32(row), jnp.int32(first)), (1, width)).reshape(
-            width
-        )
-        for row in rows
-    ]
 
 
 def earliest_start(
@@ -131,17 +124,16 @@ def earliest_start(
 
     def body(first: Scalar | int, width: int, carry: Carry) -> Carry:
         latest, usage = carry
-        planned_end, offset = _rows(slots, first, width, PLANNED_END, OFFSET)
-        planned = lax.dynamic_slice(slots.usage, (first,), (width,))
+        planned_end, offset = parts_of_rows(slots.table, first, width, PLANNED_END, OFFSET)
+        planned = part(slots.usage, first, width)
         # What is planned up to now bounds the start by the past, and need not be left out.
         start = jnp.minimum(planned_end, planned + planned_end - spare)
         start = jnp.where(planned_end <= end, start, 0)
-        latest = jnp.maximum(latest, tree_reduce(jnp.maximum, start))
+        latest = jnp.maximum(latest, fold(jnp.maximum, start, slots.usage))
         then = jnp.where(planned_end >= end, offset + end, 0)
-        return latest, usage + tree_reduce(jnp.add, then)
+        return latest, usage + fold(jnp.add, then, slots.usage)
 
-    width = slots.usage.shape[0]
-    latest, usage = _over_chunks(running, width, body, (jnp.int32(0), jnp.int32(0)))
+    latest, usage = _over_chunks(slots, running, body, (jnp.int32(0), jnp.int32(0)))
     # The next round holds the overdue ones too. `end` is a planned completion itself.
     latest = jnp.maximum(latest, jnp.minimum(time + 1, held + time + 1 - spare))
     return jnp.maximum(latest, jnp.minimum(end, usage + end - spare)), usage
@@ -156,22 +148,16 @@ def plan(slots: Slots, running: Scalar, end: Scalar, offset: Scalar, sign: int) 
 
     def body(first: Scalar | int, width: int, carry: Carry) -> Carry:
         (usage,) = carry
-        (planned_end,) = _rows(slots, first, width, PLANNED_END)
+        (planned_end,) = parts_of_rows(slots.table, first, width, PLANNED_END)
         change = jnp.where(planned_end <= end, sign * (offset + planned_end), 0)
-        planned = lax.dynamic_slice(usage, (first,), (width,)) + change
-        return (lax.dynamic_update_slice(usage, planned, (first,)),)
+        return (put_part(usage, first, part(usage, first, width) + change),)
 
-    width = slots.usage.shape[0]
-    return slots._replace(usage=_over_chunks(running, width, body, (slots.usage,))[0])
+    return slots._replace(usage=_over_chunks(slots, running, body, (slots.usage,))[0])
 
 
 def occupy(slots: Slots, slot: Scalar, column: list[Scalar], usage: Scalar) -> Slots:
     """Put a request into a slot; `column` holds its six rows."""
-    values = jnp.stack(column).reshape(NUM_ROWS, 1)
-    return Slots(
-        lax.dynamic_update_slice(slots.table, values, (jnp.int32(0), slot)),
-        lax.dynamic_update_slice(slots.usage, usage.reshape(1), (slot,)),
-    )
+    return Slots(put_column(slots.table, slot, column), put(slots.usage, slot, usage))
 
 
 class Leaver(NamedTuple):
@@ -199,25 +185,18 @@ def leaver(slots: Slots, slot: Scalar, running: Scalar) -> Leaver:
     slot = jnp.clip(slot, 0, last)
     return Leaver(
         slot,
-        _column(slots, slot),
+        column_of(slots.table, slot),
         last,
-        _column(slots, last),
-        lax.dynamic_slice(slots.usage, (last,), (1,)).reshape(()),
+        column_of(slots.table, last),
+        at(slots.usage, last),
     )
 
 
 def vacate(slots: Slots, who: Leaver) -> Slots:
     """Move the last running request into the leaver's slot and clear its own."""
-    column = who.last_column.reshape(NUM_ROWS, 1)
-    table = lax.dynamic_update_slice(slots.table, column, (jnp.int32(0), who.slot))
-    table = lax.dynamic_update_slice(table, jnp.zeros_like(column), (jnp.int32(0), who.last))
-    usage = lax.dynamic_update_slice(slots.usage, who.last_usage.reshape(1), (who.slot,))
-    return Slots(table, usage)
-
-
-def _column(slots: Slots, slot: Scalar) -> Int[Array, " 6"]:
-    """The six rows of one slot."""
-    return lax.dynamic_slice(slots.table, (jnp.int32(0), slot), (NUM_ROWS, 1)).reshape(NUM_ROWS)
+    table = put_column(slots.table, who.slot, who.last_column)
+    table = put_column(table, who.last, [jnp.int32(0)] * NUM_ROWS)
+    return Slots(table, put(slots.usage, who.slot, who.last_usage))
 
 
 def find_ending(slots: Slots, running: Scalar, time: Scalar) -> tuple[Scalar, Scalar]:
@@ -225,14 +204,14 @@ def find_ending(slots: Slots, running: Scalar, time: Scalar) -> tuple[Scalar, Sc
 
     def body(first: Scalar | int, width: int, carry: Carry) -> Carry:
         slot, following = carry
-        (end,) = _rows(slots, first, width, END)
+        (end,) = parts_of_rows(slots.table, first, width, END)
         index = first + lax.iota(jnp.int32, width)
-        here = tree_reduce(jnp.minimum, jnp.where(end == time, index, NEVER))
-        later = tree_reduce(jnp.minimum, jnp.where(end > time, end, NEVER))
+        here = fold(jnp.minimum, jnp.where(end == time, index, NEVER), slots.usage)
+        later = fold(jnp.minimum, jnp.where(end > time, end, NEVER), slots.usage)
         return jnp.minimum(slot, here), jnp.minimum(following, later)
 
     never = jnp.int32(NEVER)
-    slot, following = _over_chunks(running, slots.usage.shape[0], body, (never, never))
+    slot, following = _over_chunks(slots, running, body, (never, never))
     return slot, following
 
 
@@ -261,12 +240,13 @@ def smallest_key(
     flip = mask if newest else 0
 
     def body(first: Scalar | int, width: int, carry: Carry) -> Carry:
-        end, bound, start, request = _rows(slots, first, width, END, BOUND, START, REQUEST)
+        rows = END, BOUND, START, REQUEST
+        end, bound, start, request = parts_of_rows(slots.table, first, width, *rows)
         packed = (key(bound, time - start) << tie_bits) | (request ^ flip)
-        best = tree_reduce(jnp.minimum, jnp.where(end > time, packed, NEVER))
+        best = fold(jnp.minimum, jnp.where(end > time, packed, NEVER), slots.usage)
         return (jnp.minimum(carry[0], best),)
 
-    (best,) = _over_chunks(running, slots.usage.shape[0], body, (jnp.int32(NEVER),))
+    (best,) = _over_chunks(slots, running, body, (jnp.int32(NEVER),))
     return (best & mask) ^ flip
 
 

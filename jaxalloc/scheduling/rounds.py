@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
@@ -21,11 +20,9 @@ from jaxalloc.scheduling.state import (
     Scalar,
     State,
     Sum,
-    at,
     place_of,
-    put,
-    row_of,
 )
+from jaxalloc.scheduling.storage import at, nothing_like, put, row_of
 
 
 def is_over(instance: Instance, state: State) -> Bool[Array, ""]:
@@ -119,7 +116,7 @@ def _complete(instance: Instance, policy: Policy, state: State) -> State:
         return _Ending(slot < NEVER, next_end, kvcache.leaver(state.slots, slot, state.running))
 
     def skip(state: State) -> _Ending:
-        nobody: _Ending = jax.tree.map(jnp.zeros_like, jax.eval_shape(look, state))
+        nobody: _Ending = nothing_like(look, state)
         return nobody._replace(next_end=state.next_end)
 
     def leave(carry: tuple[State, _Ending]) -> tuple[State, _Ending]:

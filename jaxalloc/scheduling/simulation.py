@@ -9,15 +9,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from jaxalloc.backend import dispatch
-from jaxalloc.scheduling import rounds, state
+from jaxalloc.backend import dispatch, with_kernel
+from jaxalloc.scheduling import gpu_kernel, rounds, state
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.instance import prepare
 from jaxalloc.scheduling.kvcache import NEVER
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
-from jaxalloc.scheduling.state import Instance, Log, Sum
+from jaxalloc.scheduling.state import Instance, Log, State, Sum
 
 
 def simulate(
@@ -101,16 +101,34 @@ def _simulate(
     instance, invalid = prepare(requests, capacity, policy, key, batch_time, max_rounds)
     num_slots = requests.num_requests if slots is None else max(slots, 1)
 
-    def run(instance: Instance) -> _End:
+    end = _play(instance, policy, num_slots, record)
+    return _summarize(requests, instance, end, invalid)
+
+
+def _play(instance: Instance, policy: Policy, num_slots: int, record: int) -> _End:
+    """All rounds, in the form that suits the platform."""
+
+    def run(instance: Instance) -> State:
         first = state.initial(instance, policy, num_slots, record)
-        last = lax.while_loop(
+        return lax.while_loop(
             lambda now: ~rounds.is_over(instance, now),
             lambda now: rounds.play(instance, policy, now, num_slots),
             rounds.wait_for_arrival(instance, first),
         )
-        return _End(**{name: getattr(last, name) for name in _End._fields})
 
-    return _summarize(requests, instance, dispatch(run, instance), invalid)
+    def plain(instance: Instance) -> _End:
+        return dispatch(lambda instance: _end(run(instance)), instance)
+
+    def kernel(instances: Instance, *, interpret: bool) -> _End:
+        return _end(
+            gpu_kernel.in_programs(instances, policy, num_slots, record, run, interpret=interpret)
+        )
+
+    return with_kernel(plain, kernel, instance) if gpu_kernel.takes(instance) else plain(instance)
+
+
+def _end(last: State) -> _End:
+    return _End(**{name: getattr(last, name) for name in _End._fields})
 
 
 class _End(NamedTuple):

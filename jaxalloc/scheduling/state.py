@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxalloc.scheduling import kvcache, waiting
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.kvcache import NEVER, Slots
 from jaxalloc.scheduling.policies import Policy
+from jaxalloc.scheduling.storage import at
 from jaxalloc.scheduling.waiting import Waiting
 
 # Columns of `State.ledger`.
@@ -191,25 +191,3 @@ def request_of(instance: Instance, policy: Policy, key: Scalar) -> Scalar:
     """The request with this waiting key; some request if the key is NEVER."""
     place = place_of(instance, policy, key)
     return place if instance.by_key is None else at(instance.by_key, place)
-
-
-def at(values: Array, index: Scalar) -> Array:
-    """`values[index]` for an index within bounds."""
-    return lax.dynamic_slice(values, (index,), (1,)).reshape(())
-
-
-def row_of(values: Array, index: Scalar) -> Array:
-    """`values[index]` of a matrix, for an index within bounds."""
-    return lax.dynamic_slice(values, (index, jnp.int32(0)), (1, values.shape[1])).reshape(-1)
-
-
-def put_row(values: Array, index: Scalar, row: Array, changes: dict[int, Array]) -> Array:
-    """`values` with one row changed: `row`, but for the columns in `changes`."""
-    entries = [changes.get(i, row[i]) for i in range(values.shape[1])]
-    new = jnp.stack(entries).reshape(1, -1)
-    return lax.dynamic_update_slice(values, new, (index, jnp.int32(0)))
-
-
-def put(values: Array, index: Scalar, value: Array) -> Array:
-    """`values` with one entry changed, for an index within bounds."""
-    return lax.dynamic_update_slice(values, value.astype(values.dtype).reshape(1), (index,))

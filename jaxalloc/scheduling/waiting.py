@@ -6,15 +6,13 @@ every block of about √N places is kept, so that a change reads one block and t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Int
 
-from jaxalloc.scheduling.kvcache import NEVER, tree_reduce
+from jaxalloc.scheduling.kvcache import NEVER
+from jaxalloc.scheduling.storage import alone, at, put, smallest
 
 Scalar = Int[Array, ""]
 
@@ -39,10 +37,10 @@ def create(keys: Int[Array, " N"]) -> Waiting:
 def insert(waiting: Waiting, place: Scalar, key: Scalar) -> Waiting:
     """Let a request wait."""
     block = place // (waiting.keys.shape[0] // waiting.minima.shape[0])
-    before = _alone(lambda: lax.dynamic_slice(waiting.minima, (block,), (1,)), block)
+    before = alone(lambda: at(waiting.minima, block), block, waiting.minima)
     return Waiting(
-        lax.dynamic_update_slice(waiting.keys, key.reshape(1), (place,)),
-        lax.dynamic_update_slice(waiting.minima, jnp.minimum(before, key), (block,)),
+        put(waiting.keys, place, key),
+        put(waiting.minima, block, jnp.minimum(before, key)),
         jnp.minimum(waiting.head, key),
     )
 
@@ -51,22 +49,8 @@ def remove(waiting: Waiting, place: Scalar) -> Waiting:
     """Let a request wait no more."""
     size = waiting.keys.shape[0] // waiting.minima.shape[0]
     block = place // size
-    keys = lax.dynamic_update_slice(waiting.keys, jnp.full(1, NEVER, jnp.int32), (place,))
-
-    def smallest_of_block() -> Array:
-        return tree_reduce(jnp.minimum, lax.dynamic_slice(keys, (block * size,), (size,)))
-
-    smallest = _alone(smallest_of_block, block)
-    minima = lax.dynamic_update_slice(waiting.minima, smallest.reshape(1), (block,))
-    head = _alone(lambda: tree_reduce(jnp.minimum, minima), block)
+    keys = put(waiting.keys, place, jnp.int32(NEVER))
+    of_block = alone(lambda: smallest(keys, block * size, size), block, keys)
+    minima = put(waiting.minima, block, of_block)
+    head = alone(lambda: smallest(minima, 0, minima.shape[0]), block, minima)
     return Waiting(keys, minima, head)
-
-
-def _alone(read: Callable[[], Array], index: Scalar) -> Array:
-    """`read()`, which uses an index ≥ 0, as a step of its own.
-
-    XLA would else fuse it with the update of the array that it reads, and copy the array for that.
-    """
-    shape = jax.eval_shape(read)
-    found: Array = lax.cond(index >= 0, read, lambda: jnp.zeros(shape.shape, shape.dtype))
-    return found
