@@ -60,12 +60,12 @@ def test_seconds_and_a_record_too():
 
 
 def test_what_runs_out_of_slots_is_played_again(monkeypatch):
-    """With 2 slots at first, then 8, and by the plain form at last."""
+    """With 2 slots at first, then 4, and by the plain form at last."""
     monkeypatch.setattr(gpu_kernel, "FEW_SLOTS", 2)
-    monkeypatch.setattr(gpu_kernel, "MOST_SLOTS", 8)
+    monkeypatch.setattr(gpu_kernel, "MOST_SLOTS", 4)
     requests, capacity = draw(73, 60)
     policy = policies.AMin(aging=5)
-    few = simulate_batch(requests, capacity, policy, slots=8)
+    few = simulate_batch(requests, capacity, policy, slots=4)
     exceeded = np.asarray(few.status) == ScheduleStatus.SLOTS_EXCEEDED
     assert 5 < np.sum(exceeded) < 55
     kernel = in_kernel(requests, capacity, policy)
