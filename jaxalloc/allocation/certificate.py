@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxalloc.allocation.elementary import largest
 from jaxalloc.allocation.mg1 import variability
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload, token_price
 
@@ -62,18 +63,26 @@ def scale(a: Words, factor: Float[Array, "..."]) -> Words:
     return exact_sum(product, error + a[1] * factor)
 
 
-def total(a: Words) -> Words:
-    """The sum of a vector of double words."""
-    zero = jnp.zeros((), a[0].dtype)
-    return jax.lax.reduce(a, (zero, zero), lambda x, y: add(x, y), (0,))
+def total(a: Words, b: Tokens) -> tuple[Words, Scalar]:
+    """The sum of a vector of double words and that of a vector of floats, in one pass."""
+    zero = jnp.zeros((), b.dtype)
+    high, low, plain = jax.lax.reduce((*a, b), (zero, zero, zero), _add_each, (0,))
+    return (high, low), plain
 
 
-def idle_fraction(workload: Workload, tokens: Tokens) -> Scalar:
-    """d = 1 - λ Σ π_k (t0_k + c_k l_k) to full relative precision."""
+def _add_each(x: tuple[Scalar, ...], y: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+    return (*add((x[0], x[1]), (y[0], y[1])), x[2] + y[2])
+
+
+def idle_and_second_moment(workload: Workload, tokens: Tokens) -> tuple[Scalar, Scalar]:
+    """d = 1 - λ Σ π_k (t0_k + c_k l_k) to full relative precision, and V."""
     zero = jnp.zeros_like(tokens)
     time = add(exact_product(workload.time_per_token, tokens), (workload.base_time, zero))
-    load = scale(total(scale(time, workload.mix)), workload.arrival_rate)
-    return add((jnp.ones_like(load[0]), jnp.zeros_like(load[0])), (-load[0], -load[1]))[0]
+    square = variability(workload) * jnp.square(time[0])
+    mean, second_moment = total(scale(time, workload.mix), workload.mix * square)
+    load = scale(mean, workload.arrival_rate)
+    one = (jnp.ones_like(load[0]), jnp.zeros_like(load[0]))
+    return add(one, (-load[0], -load[1]))[0], second_moment
 
 
 def certified_residual(workload: Workload, tokens: Tokens) -> Scalar:
@@ -83,11 +92,10 @@ def certified_residual(workload: Workload, tokens: Tokens) -> Scalar:
     bound violates only if J rises into the box. The result is in [0, 1] or a few eps above; inf
     where the queue is unstable or a number is not finite.
     """
-    idle = idle_fraction(workload, tokens)
+    idle, second_moment = idle_and_second_moment(workload, tokens)
     time = workload.base_time + workload.time_per_token * tokens
     kappa = variability(workload)
     g = workload.arrival_rate / idle
-    second_moment = jnp.sum(workload.mix * kappa * jnp.square(time))
     price = 1 + jnp.square(g) * second_moment / 2 + g * kappa * time + token_price(workload)
     exponent, error = exact_product(workload.decay, tokens)
     root = jnp.exp(-exponent / 2)  # in two halves, so that it underflows later
@@ -97,6 +105,6 @@ def certified_residual(workload: Workload, tokens: Tokens) -> Scalar:
     # A type that its bound holds is exactly at rest; rounding can hide the unrest of the others.
     rounding = (_ROUNDINGS + math.log2(tokens.shape[-1])) * jnp.finfo(tokens.dtype).eps
     at_min, at_max = tokens <= workload.min_tokens, tokens >= workload.max_tokens
-    held = (at_min & (relative <= 0)) | (at_max & (relative >= 0))
-    bound = jnp.max(jnp.where(held, 0, jnp.abs(relative) + rounding))
-    return jnp.where((idle > 0) & jnp.isfinite(bound), bound, jnp.inf)
+    unrest = largest(jnp.where(at_max, -1, relative), jnp.where(at_min, -1, -relative))
+    bound = jnp.where(unrest >= 0, unrest + rounding, 0)
+    return jnp.where((idle > 0) & ~jnp.isnan(unrest), bound, jnp.inf)

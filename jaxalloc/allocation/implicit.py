@@ -24,6 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxalloc.allocation.elementary import sums
 from jaxalloc.allocation.mg1 import service_moments, service_time, variability
 from jaxalloc.allocation.workload import (
     Flag,
@@ -151,8 +152,8 @@ def _respond(
     moved = weight * push + seconds * with_bound
     cross = jnp.square(at.g)
     b1, b2 = jnp.sum(moved), jnp.sum(time * moved)
-    a11, a12 = 1 + cross * jnp.sum(weight * load), cross * jnp.sum(weight)
-    a21, a22 = cross * jnp.sum(weight * time * load), 1 + cross * jnp.sum(weight * time)
+    s1, s2, s3, s4 = sums(weight * load, weight, weight * time * load, weight * time)
+    a11, a12, a21, a22 = 1 + cross * s1, cross * s2, cross * s3, 1 + cross * s4
     determinant = a11 * a22 - a12 * a21
     x, y = (b1 * a22 - a12 * b2) / determinant, (a11 * b2 - a21 * b1) / determinant
     return response * (push - cross * (load * x + y))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from jaxalloc.allocation.elementary import sums
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
 
 
@@ -29,8 +30,9 @@ def variability(workload: Workload) -> Tokens:
 def service_moments(workload: Workload, tokens: Tokens) -> tuple[Scalar, Scalar]:
     """First and second moment of the service time of an arriving query, m1 (s) and V (s²)."""
     time = service_time(workload, tokens)
-    first = jnp.sum(workload.mix * time)
-    second = jnp.sum(workload.mix * variability(workload) * jnp.square(time))
+    first, second = sums(
+        workload.mix * time, workload.mix * variability(workload) * jnp.square(time)
+    )
     return first, second
 
 
@@ -47,11 +49,16 @@ def mean_wait(workload: Workload, tokens: Tokens) -> Scalar:
 
     Where ρ >= 1 the wait is inf and so is its slope: never a misleading derivative of 0.
     """
-    first, second = service_moments(workload, tokens)
+    return wait_of(workload, *service_moments(workload, tokens))
+
+
+def wait_of(workload: Workload, first: Scalar, second: Scalar) -> Scalar:
+    """The mean wait at given moments of the service time."""
     idle = 1 - workload.arrival_rate * first
     return workload.arrival_rate * second / (2 * jnp.where(idle > 0, idle, 0))
 
 
 def mean_system_time(workload: Workload, tokens: Tokens) -> Scalar:
     """Mean time from arrival to answer, E[T] = m1 + E[W], in s; inf if ρ >= 1."""
-    return service_moments(workload, tokens)[0] + mean_wait(workload, tokens)
+    first, second = service_moments(workload, tokens)
+    return first + wait_of(workload, first, second)

@@ -39,7 +39,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jaxalloc.allocation.mg1 import variability
+from jaxalloc.allocation.elementary import sums
+from jaxalloc.allocation.mg1 import service_time, variability
 from jaxalloc.allocation.objective import (
     Point,
     distance,
@@ -101,7 +102,12 @@ class Newton:
         target = solve_model(workload, start, model)
         end = evaluate(workload, move(workload, start, target))
         away = distance(workload, end)
-        accepted = (end.idle > 0) & ((away <= state.least / 2) | is_increase(workload, start, end))
+        enough = jax.lax.cond(
+            away <= state.least / 2,
+            lambda: jnp.array(True),
+            lambda: is_increase(workload, start, end),
+        )
+        accepted = (end.idle > 0) & enough
         damping = jnp.where(
             accepted,
             state.damping * _DAMPING_DECAY,
@@ -174,7 +180,7 @@ def build_model(workload: Workload, point: Point, damping: Scalar) -> Model:
         slope=point.price * point.excess,
         own=workload.decay * point.price * secant(point),
         push=kappa * workload.time_per_token,
-        time=kappa * point.time,
+        time=kappa * service_time(workload, point.tokens),
         weight=workload.mix * workload.time_per_token,
         load_price=point.load_price,
         second_moment=point.second_moment,
@@ -223,13 +229,3 @@ def solve_model(workload: Workload, point: Point, model: Model) -> Tokens:
     answer, _ = jax.lax.while_loop(unfinished, correct, (first, jnp.int32(1)))
     target = jnp.where(answer.side < 0, workload.min_tokens, point.tokens + answer.step)
     return jnp.where(answer.side > 0, workload.max_tokens, target)
-
-
-def sums(*terms: Tokens) -> tuple[Scalar, ...]:
-    """The sums over types of several vectors, in one pass."""
-    zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
-    return tuple(
-        jax.lax.reduce(
-            terms, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), (0,)
-        )
-    )

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxalloc.allocation.mg1 import mean_system_time, service_time, variability
+from jaxalloc.allocation.elementary import log, sums
+from jaxalloc.allocation.mg1 import service_time, utilization, variability, wait_of
 from jaxalloc.allocation.workload import (
     Flag,
     Mask,
@@ -42,7 +43,6 @@ class Point(NamedTuple):
     """Tokens, and what the value and the derivatives of J are made of there."""
 
     tokens: Tokens
-    time: Tokens  # t, s
     second_moment: Scalar  # V, s²
     idle: Scalar  # d = 1 - ρ; the point is stable iff it is positive
     load_price: Scalar  # g = λ/d, 1 / s
@@ -74,8 +74,13 @@ def mean_accuracy(workload: Workload, tokens: Tokens) -> Scalar:
 
 def objective(workload: Workload, tokens: Tokens) -> Scalar:
     """J(l) = α Σ π_k p_k(l_k) - E[T](l), in s; -inf where the queue is unstable."""
-    benefit = workload.accuracy_weight * mean_accuracy(workload, tokens)
-    value = benefit - mean_system_time(workload, tokens)
+    time = service_time(workload, tokens)
+    correct, first, second = sums(  # in one pass
+        workload.mix * accuracy(workload, tokens),
+        workload.mix * time,
+        workload.mix * variability(workload) * jnp.square(time),
+    )
+    value = workload.accuracy_weight * correct - (first + wait_of(workload, first, second))
     if isinstance(workload, PricedWorkload):
         value -= workload.price_per_token * jnp.sum(workload.mix * tokens)
     return value
@@ -84,14 +89,14 @@ def objective(workload: Workload, tokens: Tokens) -> Scalar:
 def evaluate(workload: Workload, tokens: Tokens) -> Point:
     """The `Point` at `tokens`. Where the queue is unstable its prices mean nothing."""
     # The load is counted from min_tokens: near saturation that keeps the digits of d = 1 - ρ.
-    idle_at_min = 1 - workload.arrival_rate * jnp.sum(
-        workload.mix * service_time(workload, workload.min_tokens)
-    )
-    extra = workload.mix * workload.time_per_token * (tokens - workload.min_tokens)
-    idle = idle_at_min - workload.arrival_rate * jnp.sum(extra)
+    at_min = service_time(workload, workload.min_tokens)
+    more = workload.time_per_token * (tokens - workload.min_tokens)
     time = service_time(workload, tokens)
     kappa = variability(workload)
-    second_moment = jnp.sum(workload.mix * kappa * jnp.square(time))
+    least, extra, second_moment = sums(
+        workload.mix * at_min, workload.mix * more, workload.mix * kappa * jnp.square(time)
+    )
+    idle = (1 - workload.arrival_rate * least) - workload.arrival_rate * extra
     load_price = workload.arrival_rate / idle
     base_price = 1 + jnp.square(load_price) * second_moment / 2
     price = base_price + load_price * kappa * time
@@ -100,7 +105,6 @@ def evaluate(workload: Workload, tokens: Tokens) -> Point:
     imbalance = own_imbalance(workload, tokens, price)
     return Point(
         tokens=tokens,
-        time=time,
         second_moment=second_moment,
         idle=idle,
         load_price=load_price,
@@ -114,7 +118,7 @@ def evaluate(workload: Workload, tokens: Tokens) -> Point:
 def own_imbalance(workload: Workload, tokens: Tokens, price: Tokens) -> Tokens:
     """ln(up / down) of every type at given prices, ln(α A b / (c m)) - b l."""
     steepest = workload.accuracy_weight * workload.gain * workload.decay
-    ratio = jnp.log(steepest / (workload.time_per_token * price)) - workload.decay * tokens
+    ratio = log(steepest / (workload.time_per_token * price)) - workload.decay * tokens
     ratio = jnp.where(ratio < _SMALLEST_IMBALANCE, _SMALLEST_IMBALANCE, ratio)
     return jnp.where(ratio > _LARGEST_IMBALANCE, _LARGEST_IMBALANCE, ratio)
 
@@ -136,7 +140,7 @@ def curvature(workload: Workload, tokens: Tokens) -> Curvature:
     return Curvature(
         diagonal=u * own,
         u=u,
-        v=u * variability(workload) * point.time,
+        v=u * variability(workload) * service_time(workload, tokens),
         cross=jnp.square(g),
         square=g**3 * point.second_moment,
     )
@@ -171,7 +175,7 @@ def difference(workload: Workload, start: Point, tokens: Tokens) -> Difference:
     """The parts of J(tokens) - J(start), every one formed from Δl and so free of cancellation."""
     step = tokens - start.tokens
     first = workload.mix * workload.time_per_token * step
-    twice = 2 * start.time + workload.time_per_token * step
+    twice = 2 * service_time(workload, start.tokens) + workload.time_per_token * step
     up = workload.time_per_token * start.price * (1 + start.excess)
     gained = -workload.mix * up / workload.decay * jnp.expm1(-workload.decay * step)
     if isinstance(workload, PricedWorkload):
@@ -199,12 +203,11 @@ def increase(workload: Workload, start: Point, parts: Difference) -> Scalar:
 def total_increase(workload: Workload, start: Point, tokens: Tokens) -> Scalar:
     """J(tokens) - J(start), all types changing together."""
     parts = difference(workload, start, tokens)
-    return increase(workload, start, Difference(*(jnp.sum(part) for part in parts)))
+    return increase(workload, start, Difference(*sums(*parts)))
 
 
 def is_feasible(workload: Workload) -> Flag:
     """Whether the queue is stable at min_tokens, by more than the rounding of its utilization."""
     num_types = workload.num_types
     margin = (8 + 4 * math.log2(num_types)) * jnp.finfo(workload.dtype).eps
-    at_min = service_time(workload, workload.min_tokens)
-    return workload.arrival_rate * jnp.sum(workload.mix * at_min) < 1 - margin
+    return utilization(workload, workload.min_tokens) < 1 - margin
