@@ -25,9 +25,10 @@ Flags = Bool[Array, " B"]
 _FREE_OPERATIONS = 8
 
 _ELEMENTWISE = {
-    "abs", "add", "and", "add_any", "ceil", "convert_element_type", "div", "eq", "exp", "expm1",
-    "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "lt", "mul", "ne", "neg",
-    "not", "or", "pow", "sign", "sqrt", "square", "sub", "tanh", "xor",
+    "abs", "add", "and", "bitcast_convert_type", "ceil", "convert_element_type", "div", "eq", "exp",
+    "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "lt", "mul",
+    "ne", "neg", "not", "or", "pow", "shift_left", "shift_right_arithmetic", "sign", "sqrt",
+    "square", "sub", "tanh", "xor",
 }  # fmt: skip
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
 
@@ -175,16 +176,19 @@ def _any(flags: Flags) -> Bool[Array, ""]:
 
 
 def _reduce(params: Any, values: list[Value]) -> list[Value]:
-    """Several sums in one pass, as several passes."""
+    """Several sums or extrema in one pass, as several passes."""
     terms, starts = values[: len(values) // 2], values[len(values) // 2 :]
-    body = params["jaxpr"]
+    body, axes = params["jaxpr"], params["dimensions"]
     names = {equation.primitive.name for equation in getattr(body, "jaxpr", body).eqns}
-    if names != {"add"}:
+
+    def one(term: Value, start: Value) -> Array:
+        if names == {"add"}:
+            return start.array + jnp.sum(term.array, axes)
+        if names == {"max"}:
+            return _larger(start.array, _extremum({"axes": axes}, [term], True))
         raise NotImplementedError(f"a reduction by {names} has no form for lanes side by side")
-    return [
-        Value(start.array + jnp.sum(term.array, params["dimensions"]), term.wide)
-        for term, start in zip(terms, starts, strict=True)
-    ]
+
+    return [Value(one(*pair), pair[0].wide) for pair in zip(terms, starts, strict=True)]
 
 
 def _extremum(params: Any, values: list[Value], largest: bool) -> Array:
