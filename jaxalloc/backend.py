@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -219,9 +219,12 @@ def in_chunks(
         return work(inputs)
     xp: Any = np if on_cpu else jnp
     host = jax.tree.map(xp.asarray, inputs)
-    pieces = [_cut(host, first, rows, xp) for first in range(0, size, rows)]
+
+    def one(first: int) -> Outputs:  # cut when its turn comes, so that few pieces are there at once
+        return work(_cut(host, first, rows, xp))
+
     # The first call compiles, once for all threads, and returns while its rows are being worked on.
-    parts = [work(pieces[0]), *_on_threads(work, pieces[1:], workers)]
+    parts = [one(0), *_on_threads(one, range(rows, size, rows), workers)]
     whole = jax.tree.map(lambda *xs: xp.concatenate(xs)[:size], *parts)
     outputs: Outputs = jax.device_put(whole)
     return outputs
@@ -239,18 +242,18 @@ def _cut(inputs: Inputs, first: int, rows: int, xp: Any) -> Inputs:
 
 
 def _on_threads(
-    work: Callable[[Inputs], Outputs], pieces: list[Inputs], workers: int
+    work: Callable[[int], Outputs], starts: Iterable[int], workers: int
 ) -> list[Outputs]:
-    """`[work(piece) for piece in pieces]`, on threads where there is more than one core."""
+    """`[work(start) for start in starts]`, on threads where there is more than one core."""
     if workers == 1:
-        return [work(piece) for piece in pieces]
+        return [work(start) for start in starts]
     float64 = jax.config.values["jax_enable_x64"]
 
-    def waited(piece: Inputs) -> Outputs:
+    def waited(start: int) -> Outputs:
         with jax.enable_x64(float64):  # a thread does not inherit its caller's scope
-            return jax.block_until_ready(work(piece))
+            return jax.block_until_ready(work(start))
 
-    return list(_threads(workers).map(waited, pieces))
+    return list(_threads(workers).map(waited, starts))
 
 
 @functools.cache
