@@ -98,7 +98,17 @@ def add_floors(report: list[dict[str, Any]]) -> None:
 def line(row: dict[str, Any]) -> str:
     """One row in words."""
     per_second = next((key for key in row if key.endswith("s_per_second")), None)
-    shown = ("dtype", "num_types", "lanes", "policy", "instances", "form", "job", "threads")
+    shown = (
+        "device",
+        "dtype",
+        "num_types",
+        "lanes",
+        "policy",
+        "instances",
+        "form",
+        "job",
+        "threads",
+    )
     parts = [f"{key} {row[key]}" for key in shown if key in row]
     if per_second:
         parts.append(f"{row[per_second]:.3g} {per_second.replace('_', ' ')}")
@@ -122,13 +132,14 @@ def draw(report: list[dict[str, Any]], device: str, path: Path) -> None:
         part = entry["part"]
         rows = [row for row in entry["rows"] if "seconds" in row]
         if part.startswith("allocation") and rows:
-            label = part.removeprefix("allocation ").replace(" 6", ", K = 6").replace(" 64", ", 64")
+            _, dtype, types, *form = part.split()
+            label = f"{dtype}, K = {types}" + (", plain form" if form else "")
             sizes, speed = zip(
                 *((r["lanes"], r["workloads_per_second"]) for r in rows), strict=True
             )
             left.loglog(sizes, speed, "--o" if "plain" in part else "-o", label=label)
         elif part.startswith("scheduling") and rows:
-            label = part.removeprefix("scheduling ")
+            label = part.removeprefix("scheduling ").replace(" plain", ", plain form")
             pairs = ((r["instances"], r["requests_per_second"]) for r in rows)
             sizes, speed = zip(*pairs, strict=True)
             right.loglog(sizes, speed, "--o" if "plain" in part else "-o", label=label)
@@ -147,7 +158,7 @@ def draw(report: list[dict[str, Any]], device: str, path: Path) -> None:
     for panel in (left, right):
         panel.grid(alpha=0.3)
         if panel.get_legend_handles_labels()[0]:
-            panel.legend(fontsize=8)
+            panel.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     figure.suptitle(device)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=150)
