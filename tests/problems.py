@@ -74,7 +74,7 @@ def random_workloads(seed: int, n: int, num_types: int = 6) -> Fields:
     }
 
 
-def hard_workloads(seed: int, n: int, num_types: int) -> Fields:
+def hard_workloads(seed: int, n: int, num_types: int, most_reward: float = MOST_REWARD) -> Fields:
     """Adversarial servers: parameters over up to twelve decades and every edge of the domain.
 
     α from 1e-4 to 1e8; on shares of the lanes λ comes within 1e-5 of infeasibility or is 0, gains
@@ -107,7 +107,7 @@ def hard_workloads(seed: int, n: int, num_types: int) -> Fields:
         "service_cv": np.where(rng.random((n, 1)) < 0.5, 0.0, _log_uniform(rng, 1e-2, 1e1, shape)),
     }
     _couple(rng, fields)
-    _weigh(rng, fields)
+    _weigh(rng, fields, most_reward)
     fields["arrival_rate"] = _hard_rate(rng, fields)
     return fields
 
@@ -136,7 +136,7 @@ def _couple(rng: np.random.Generator, fields: Fields) -> None:
     fields["decay"] = np.where(rng.random((n, 1)) < 0.5, scaled, fields["decay"])
 
 
-def _weigh(rng: np.random.Generator, fields: Fields) -> None:
+def _weigh(rng: np.random.Generator, fields: Fields, most_reward: float) -> None:
     """Choose α on half of the lanes so that optima lie inside the box; cap it on all."""
     n = fields["mix"].shape[0]
     reward = fields["gain"] * fields["decay"] / fields["time_per_token"]
@@ -145,15 +145,21 @@ def _weigh(rng: np.random.Generator, fields: Fields) -> None:
     fields["accuracy_weight"] = np.where(rng.random(n) < 0.5, centre, fields["accuracy_weight"])
     # d falls like 1/√(α A b / c). Where it would fall below 1e-8 no float64 tokens balance any
     # more (one rounding of l moves d by eps/d of itself), so α is capped there.
-    most = np.maximum(MOST_REWARD / np.maximum(reward.max(axis=1), 1e-12), 1e-4)
+    most = np.maximum(most_reward / np.maximum(reward.max(axis=1), 1e-12), 1e-4)
     fields["accuracy_weight"] = np.minimum(fields["accuracy_weight"], most)
 
 
-def hard_batches(seed: int, n: int, types: tuple[int, ...] = HARD_TYPES) -> list[Fields]:
+def hard_batches(
+    seed: int,
+    n: int,
+    types: tuple[int, ...] = HARD_TYPES,
+    most_reward: float = MOST_REWARD,
+) -> list[Fields]:
     """Hard batches over several K, about n / len(types) lanes each, n lanes in all."""
     counts = np.full(len(types), n // len(types))
     counts[: n - counts.sum()] += 1
-    return [hard_workloads(seed, int(c), k) for c, k in zip(counts, types, strict=True) if c]
+    sizes = zip(counts, types, strict=True)
+    return [hard_workloads(seed, int(c), k, most_reward) for c, k in sizes if c]
 
 
 def _hard_rate(rng: np.random.Generator, fields: Fields) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The derivative of the optimum: differences, both modes, every order, every status, large K."""
+"""The derivative of the optimum: differences, both modes, transformations, edges, large K."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import problems
 import pytest
+from derivatives import FIELDS, sides
 
 import jaxalloc
 from jaxalloc import (
@@ -18,12 +19,10 @@ from jaxalloc import (
     ProjectedGradient,
     Status,
     Workload,
-    mask_failed,
     solve,
     solve_batch,
 )
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Workload))
 LANES = 1_000
 
 
@@ -35,12 +34,6 @@ def batch(seed=1, lanes=LANES, num_types=6):
 def tokens_and_value(workload):
     answer = solve(workload)
     return answer.tokens, answer.objective
-
-
-def sides(tokens, workload):
-    """-1 at the lower bound, 1 at the upper, 0 free."""
-    at_max = np.asarray(tokens) >= np.asarray(workload.max_tokens)
-    return np.where(np.asarray(tokens) <= np.asarray(workload.min_tokens), -1, at_max * 1)
 
 
 def direction(workload, name, seed=0):
@@ -175,173 +168,6 @@ def test_compositions_of_transformations_agree():
             np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-9 * np.max(np.abs(one)))
 
 
-def rebuild(vector, workload):
-    """The workload with every entry of every field changed by a relative amount."""
-    leaves, tree = jax.tree.flatten(workload)
-    parts = jnp.split(vector, np.cumsum([leaf.size for leaf in leaves])[:-1])
-    moved = [
-        leaf * (1 + part.reshape(leaf.shape)) for leaf, part in zip(leaves, parts, strict=True)
-    ]
-    return jax.tree.unflatten(tree, moved)
-
-
-def weighted_tokens(vector, workload):
-    weight = jnp.cos(jnp.arange(workload.num_types) + 1.0) / workload.max_tokens
-    return jnp.sum(solve(rebuild(vector, workload)).tokens * weight)
-
-
-def value(vector, workload):
-    return solve(rebuild(vector, workload)).objective
-
-
-def interior(count, num_types):
-    """Random workloads of low load, and so of mixed sets that are not about to change."""
-    fields = problems.random_workloads(5, 40 * count, num_types)
-    workload = Workload.create(**fields)
-    answer = solve_batch(workload)
-    rho = np.asarray(jax.vmap(jaxalloc.utilization)(workload, answer.tokens))
-    free = np.sum(sides(answer.tokens, workload) == 0, axis=1)
-    slack = np.minimum(answer.tokens - workload.min_tokens, workload.max_tokens - answer.tokens)
-    slack = np.min(np.where(slack > 0, slack / workload.max_tokens, 1), axis=1)
-    chosen = np.flatnonzero((rho < 0.7) & (rho > 0.05) & (free > 0) & (slack > 0.05))[:count]
-    assert len(chosen) == count
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], workload) for i in chosen]
-
-
-def central(function, workload, step=1e-3):
-    """Fourth-order central differences of a function of the relative changes, last axis first."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(workload))
-    unit = jnp.eye(size)
-    at = [
-        jax.lax.map(lambda e, far=far: function(far * step * e, workload), unit)
-        for far in (1, -1, 2, -2)
-    ]
-    slopes = (8 * (at[0] - at[1]) - (at[2] - at[3])) / (12 * step)
-    return jnp.moveaxis(slopes, 0, -1)
-
-
-@pytest.mark.parametrize("function", [weighted_tokens, value])
-def test_hessians_are_differences_of_gradients(function):
-    gradient = jax.grad(function)
-    workloads = interior(10, 3)
-    zero = jnp.zeros(sum(leaf.size for leaf in jax.tree.leaves(workloads[0])))
-    hessians = [jax.jit(jax.jacfwd(gradient)), jax.jit(jax.jacrev(gradient))]
-    differences = jax.jit(functools.partial(central, gradient))
-    for workload in workloads:
-        expected = np.asarray(differences(workload))
-        scale = np.abs(expected).max()
-        for transform in hessians:
-            hessian = np.asarray(transform(zero, workload))
-            np.testing.assert_allclose(hessian, hessian.T, atol=1e-9 * scale)
-            np.testing.assert_allclose(hessian, expected, atol=1e-6 * scale)
-
-
-@pytest.mark.parametrize("function", [weighted_tokens, value])
-def test_third_derivatives_of_two_types(function):
-    workload = interior(1, 2)[0]
-    zero = jnp.zeros(sum(leaf.size for leaf in jax.tree.leaves(workload)))
-    hessian = jax.jacfwd(jax.grad(function))
-    expected = np.asarray(jax.jit(functools.partial(central, hessian))(workload))
-    # Reverse over forward over reverse compiles for long: once is enough.
-    for transform in (jax.jacfwd, jax.jacrev) if function is value else (jax.jacfwd,):
-        third = np.asarray(jax.jit(transform(hessian))(zero, workload))
-        assert np.all(np.isfinite(third))
-        np.testing.assert_allclose(third, expected, atol=1e-6 * np.abs(expected).max())
-
-
-def one_lane_of_every_status(num_types=3):
-    """Lanes: CONVERGED, MAX_STEPS, INFEASIBLE, NON_FINITE, INVALID, CONVERGED; and the solver."""
-    fields = problems.random_workloads(6, 200, num_types)
-    solver = Newton(max_steps=4)
-    status = np.asarray(solve_batch(Workload.create(**fields), solver).status)
-    good = np.flatnonzero(status == Status.CONVERGED)[:5]
-    slow = np.flatnonzero(status == Status.MAX_STEPS)[0]
-    fields = problems.lanes(fields, np.array([good[0], slow, *good[1:]]))
-    fields["arrival_rate"][2] = 1e6
-    fields["gain"][3, 1] = np.nan
-    fields["decay"][4, 0] = -1.0
-    workload = Workload(**{name: jnp.asarray(value) for name, value in fields.items()})
-    return workload, solver
-
-
-EVERY = [*Status, Status.CONVERGED]
-
-
-@pytest.mark.parametrize("solve_all", [solve_batch, jax.vmap(solve, in_axes=(0, None))])
-@pytest.mark.parametrize("cotangent", [0.0, 1.0])
-def test_failed_lanes_and_no_others_have_nan_derivatives(solve_all, cotangent):
-    workload, solver = one_lane_of_every_status()
-    answer = solve_batch(workload, solver)
-    assert [Status(int(s)) for s in answer.status] == EVERY
-    failed = np.array(EVERY) != Status.CONVERGED
-
-    for output in ("tokens", "objective"):
-
-        def loss(w, output=output):
-            values = getattr(solve_all(w, solver), output)
-            return cotangent * jnp.sum(values)
-
-        slope = jax.grad(loss)(workload)
-        for name in FIELDS:
-            value = np.asarray(getattr(slope, name)).reshape(len(EVERY), -1)
-            np.testing.assert_array_equal(np.isnan(value).all(axis=1), failed)
-            np.testing.assert_array_equal(np.isnan(value).any(axis=1), failed)
-    moved = jax.tree.map(lambda leaf: jnp.full_like(leaf, cotangent), workload)
-    tangent = jax.jvp(lambda w: solve_all(w, solver), (workload,), (moved,))[1]
-    np.testing.assert_array_equal(np.isnan(tangent.tokens).all(axis=1), failed)
-    np.testing.assert_array_equal(np.isnan(tangent.tokens).any(axis=1), failed)
-    np.testing.assert_array_equal(np.isnan(tangent.objective), failed)
-
-
-def masked_loss(workload, solver):
-    """What `mask_failed` documents: solve, replace the failed, solve again from there."""
-    first = solve_batch(workload, solver)
-    safe = mask_failed(workload, first.status)
-    best = solve_batch(safe, solver, first.tokens)
-    solved = first.status == Status.CONVERGED
-    tokens = jnp.where(solved[:, None], best.tokens / 1e3, 0)
-    return jnp.sum(jnp.where(solved, best.objective, 0)) + jnp.sum(tokens**2)
-
-
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
-def test_masked_inputs_keep_the_gradients_of_the_others_exact(transform):
-    workload, solver = one_lane_of_every_status()
-    failed = np.array(EVERY) != Status.CONVERGED
-    loss = functools.partial(masked_loss, solver=solver)
-    slope = transform(jax.grad(loss))(workload)
-    good = jax.tree.map(lambda leaf: leaf[~failed], workload)
-    alone = transform(jax.grad(loss))(good)
-    forward = transform(jax.jacfwd(loss))(workload)
-    for name in FIELDS:
-        one = np.asarray(getattr(slope, name))
-        assert np.all(one[failed] == 0)
-        np.testing.assert_allclose(one[~failed], getattr(alone, name), rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(getattr(forward, name), one, rtol=1e-9, atol=1e-9)
-
-
-def test_second_derivatives_of_masked_inputs():
-    workload, solver = one_lane_of_every_status(2)
-    failed = np.array(EVERY) != Status.CONVERGED
-    moved = jax.tree.map(jnp.zeros_like, workload)
-    moved = dataclasses.replace(moved, arrival_rate=jnp.where(failed, 0.0, workload.arrival_rate))
-
-    def slope(w):
-        return jax.grad(functools.partial(masked_loss, solver=solver))(w)
-
-    second = jax.jvp(slope, (workload,), (moved,))[1]
-    alone = [jax.tree.map(lambda leaf: leaf[~failed], tree) for tree in (workload, moved)]
-    expected = jax.jvp(slope, alone[:1], alone[1:])[1]
-    for name in FIELDS:
-        one = np.asarray(getattr(second, name))
-        assert np.all(one[failed] == 0)
-        np.testing.assert_allclose(one[~failed], getattr(expected, name), rtol=1e-7, atol=1e-9)
-    reverse = jax.grad(lambda w: jnp.vdot(slope(w).arrival_rate, moved.arrival_rate))(workload)
-    for name in FIELDS:
-        np.testing.assert_allclose(
-            getattr(reverse, name), getattr(second, name), rtol=1e-7, atol=1e-9
-        )
-
-
 def two_types(**changes):
     fields = {
         "arrival_rate": 0.5,
@@ -421,7 +247,7 @@ def test_the_warm_start_moves_nothing():
 
 
 def test_derivatives_of_hard_workloads_are_finite_and_adjoint():
-    for fields in problems.hard_batches(7, 1_000, (1, 2, 4, 16)):
+    for fields in problems.hard_batches(7, 1_000, (1, 6)):
         workload = Workload.create(**fields)
         answer = solve_batch(workload)
         solved = np.asarray(answer.status) == Status.CONVERGED
