@@ -82,7 +82,7 @@ def test_one_instance_has_a_program_too():
     assert_same(kernel, plain)
 
 
-@pytest.mark.parametrize("name", ["h_sf aging", "a_min all flags", "vllm batch", "alpha 0"])
+@pytest.mark.parametrize("name", ["h_sf aging", "a_min all flags", "alpha 0"])
 def test_it_lowers_for_cuda(name):
     requests, capacity = draw(75, 3)
 
