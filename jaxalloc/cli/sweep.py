@@ -110,7 +110,7 @@ def sweep(
     from jaxalloc.cli.precision import float64
 
     cluster = (coordinator, num_processes, process_id)
-    with float64(), _processes(cluster, distributed) as group:
+    with float64(), _processes(cluster, distributed, out) as group:
         plan = _plan(study, named, flags, method)
         _check_plot(plan, plot)
         document = about_plan(study, plan)
@@ -165,10 +165,10 @@ def _check_plot(plan: Plan, plot: Path | None) -> None:
 
 @contextmanager
 def _processes(
-    cluster: tuple[str | None, int | None, int | None], distributed: bool
+    cluster: tuple[str | None, int | None, int | None], distributed: bool, out: Path | None
 ) -> Iterator[Group]:
     """This process, or all that share the sweep."""
-    from jaxalloc.sweep.processes import Alone, connected
+    from jaxalloc.sweep.processes import Alone, Lost, connected, leave_at_once
 
     if not distributed and cluster == (None, None, None):
         yield Alone()
@@ -178,6 +178,9 @@ def _processes(
     try:
         with connected(*cluster) as group:
             yield group
+    except Lost as error:
+        say_stopped(str(error), None, 0, out)
+        leave_at_once(FAILED)  # JAX would wait for the lost one
     except ValueError as error:
         raise BadInput(str(error)) from None
 
@@ -199,7 +202,7 @@ def _run(
 ) -> tuple[Outcome, dict[str, Any]]:
     """Run the plan; return what it came to, and the columns of a picture."""
     from jaxalloc.cli.sweep_progress import interruptible, progress
-    from jaxalloc.sweep.processes import Lost, leave_at_once
+    from jaxalloc.sweep.processes import leave_at_once
     from jaxalloc.sweep.running import Stopped, run_plan
     from jaxalloc.sweep.stored import open_stored
 
@@ -235,9 +238,6 @@ def _run(
             if out is None:
                 raise
             raise BadInput(no_room(out, error, folder, last, plan.size)) from None
-        except Lost as error:
-            say_stopped(f"{error}", None, plan.size, out)
-            leave_at_once(FAILED)
         except Stopped as stopped:
             say_stopped("interrupted", stopped.done, plan.size, out)
             raise typer.Exit(INTERRUPTED) from None

@@ -6,6 +6,7 @@ Every part is a chunk and tells which: plan, number, rows. The manifest can be m
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import platform
@@ -33,7 +34,7 @@ from jaxalloc.sweep.parquet import (
 )
 from jaxalloc.sweep.plans import Plan
 
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"  # readers of a folder of Parquet files pass over such a name
 FORMAT = 1
 # What must be the same for parts to be the same bit for bit.
 _SAME = ("dtype", "device", "jax", "jaxalloc")
@@ -264,34 +265,45 @@ def _difference(before: Any, after: Any, place: str = "") -> str:
 def _inspect(path: Path, name: str, fresh: Mapping[str, Any], entries: list[str]) -> Found:
     """Read every part to its end, its checksums compared."""
     files = [entry for entry in entries if entry.endswith(".parquet")]
+    read = functools.partial(_read_part, path, fresh)
     found = Found({}, {})
     with ThreadPoolExecutor(num_cores()) as pool:
-        for entry, read in zip(files, pool.map(lambda e: read_part(path / e), files), strict=True):
-            if isinstance(read, str):
+        for entry, about in zip(files, pool.map(read, files), strict=True):
+            if isinstance(about, str):
                 if not _is_own(entry):
                     raise ValueError(f"{name} holds {entry}, which is no part: move it away")
-                found.damaged[entry] = read
+                found.damaged[entry] = about
                 continue
-            if read.get("plan_hash") != fresh["plan_hash"] or entry != part_name(read["chunk"]):
+            if about.get("plan_hash") != fresh["plan_hash"] or entry != part_name(about["chunk"]):
                 raise ValueError(f"{name} holds {entry}, a part of another sweep: move it away")
-            _compare(name, read, fresh)
-            found.parts[read["chunk"]] = read
+            _compare(name, about, fresh)
+            found.parts[about["chunk"]] = about
     return found
 
 
-def read_part(path: Path) -> dict[str, Any] | str:
-    """What a part says of itself once all of it was read; or why it cannot be."""
+def _read_part(folder: Path, fresh: Mapping[str, Any], entry: str) -> dict[str, Any] | str:
+    """What a part says of itself once all of it was read; or why it cannot be.
+
+    What is of another plan is not judged.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
-    except (OSError, pa.ArrowException) as error:
+        table = pq.ParquetFile(folder / entry, page_checksum_verification=True).read()
+        about = about_schema(table.schema)
+    except (OSError, pa.ArrowException, ValueError) as error:
         return str(error).splitlines()[0]
-    about = about_schema(table.schema)
-    if about and about.get("stop", 0) - about.get("start", 0) != len(table):
-        return f"{len(table)} rows"
-    return about
+    if about.get("plan_hash") != fresh["plan_hash"]:
+        return about
+    try:
+        whole = about["stop"] - about["start"] == len(table)
+    except (KeyError, TypeError):
+        whole = False
+    if not whole or table.column_names != list(fresh["columns"]):
+        return f"{len(table)} rows of {table.num_columns} columns"
+    counted = table["status"].value_counts().to_pylist()
+    return about | {"status": {pair["values"]: pair["counts"] for pair in counted}}
 
 
 @contextmanager

@@ -18,7 +18,8 @@ METADATA = b"jaxalloc"
 _OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 1,  # digits of floating-point numbers hardly compress any further
-    "write_page_checksum": True,
+    "write_page_checksum": True,  # of the data alone: page headers would hold the statistics
+    "write_statistics": False,
 }
 
 

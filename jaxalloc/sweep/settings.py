@@ -170,7 +170,7 @@ def check_fixed(given: Mapping[str, Any], varied: set[str]) -> dict[str, Any]:
         if setting.default is None and name in ("source", "capacity"):
             raise ValueError(f"fields: {name} is missing: give the {setting.meaning}")
         fixed[name] = setting.default
-    return fixed
+    return {name: fixed[name] for name in SETTINGS if name in fixed}
 
 
 def make_instance(settings: Mapping[str, Any]) -> Instance:
