@@ -157,7 +157,11 @@ def check_fixed(given: Mapping[str, Any], varied: set[str]) -> dict[str, Any]:
             if name == "source":  # the plan's `schedule` gives way to an axis
                 continue
             raise ValueError(f"fields: {name} = {value!r} is an axis too: drop one")
-        axis = parse_axis(name, value)
+        try:
+            axis = parse_axis(name, value)
+        except ValueError as error:
+            called = "schedule" if name == "source" else f"fields: {name}"
+            raise ValueError(str(error).replace(f"axis {name}", called, 1)) from None
         if len(axis.values) != 1:
             raise ValueError(f"fields: {name} = {value!r} has several values: make it an axis")
         fixed[name] = axis.values[0].item()
