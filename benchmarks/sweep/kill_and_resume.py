@@ -24,7 +24,7 @@ from jaxalloc import sweep
 
 CHUNK = 4096
 START_SECONDS = 4.0  # Python, JAX and the compiler, more or less
-MOST_NEW_PARTS = 8
+MOST_NEW_PARTS = 6
 
 
 def launch(line, folder):
@@ -43,14 +43,12 @@ def parts(folder):
 def kill_once(line, folder, rng, early):
     """Start, kill at a random moment; how many parts were new, and what was left unfinished."""
     before = len(parts(folder))
+    wanted = before + (MOST_NEW_PARTS if early else rng.integers(0, MOST_NEW_PARTS + 1))
     process = launch(line, folder)
-    if early:
-        time.sleep(rng.uniform(0, START_SECONDS))
-    else:
-        wanted = before + rng.integers(0, MOST_NEW_PARTS + 1)
-        while len(parts(folder)) < wanted and process.poll() is None:
-            time.sleep(0.0005)
-        time.sleep(rng.uniform(0, 0.02))
+    end = time.monotonic() + (rng.uniform(0, START_SECONDS) if early else 600)
+    while len(parts(folder)) < wanted and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.0005)
+    time.sleep(rng.uniform(0, 0.02))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     left = [path.name for path in folder.glob(".*")] if folder.exists() else []
@@ -73,6 +71,7 @@ def main():
     answer, errors = untouched.communicate()
     assert untouched.returncode == 0, errors
     moments = [kill_once(line, killed, rng, early=i % 3 == 0) for i in range(kills)]
+    assert all(moment["killed"] for moment in moments), "a run ended before it was killed"
     so_far = len(parts(killed))
     last = launch(line, killed)
     _, errors = last.communicate()
