@@ -145,7 +145,7 @@ class Allocations:
         dtype = self.dtype()
         base = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), self.base)
         values = tuple(column.astype(dtype) for column in (np.zeros(count), *rows.values()))
-        return _compiled(targets, self.solver, mesh)(base, values)
+        return _solver(self.solver, mesh)((), _filler(targets, mesh)(base, values))
 
     def finish(self, started: Any) -> Columns:
         """Wait for the answers, by column."""
@@ -157,14 +157,23 @@ class Allocations:
 
 
 @functools.cache
-def _compiled(targets: Targets, solver: Any, mesh: Mesh | None) -> Any:
-    """The function that solves a chunk: of a base workload and of columns of [B] numbers.
+def _filler(targets: Targets, mesh: Mesh | None) -> Any:
+    """The function that lays out a chunk: of a base workload and of columns of [B] numbers.
 
     The first column only says how many lanes there are; the others are what varies.
     """
 
-    def solve_chunk(base: Workload, values: tuple[jax.Array, ...]) -> Any:
-        lanes = _fill(base, values[0].shape[0], values[1:], targets)
+    def fill_chunk(base: Workload, values: tuple[jax.Array, ...]) -> Workload:
+        return _fill(base, values[0].shape[0], values[1:], targets)
+
+    return spread(fill_chunk, mesh)
+
+
+@functools.cache
+def _solver(solver: Any, mesh: Mesh | None) -> Any:
+    """The function that solves a chunk, the same whatever varies."""
+
+    def solve_chunk(_: Any, lanes: Workload) -> Any:
         best = jax.vmap(lambda workload: solve(workload, solver))(lanes)
         measures = {
             name: jax.vmap(measure)(lanes, best.tokens) for name, measure in _MEASURES.items()

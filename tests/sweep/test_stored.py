@@ -63,16 +63,18 @@ def test_what_is_not_there_is_named(stored, tmp_path):
 
 def test_one_trace_for_a_whole_sweep(tmp_path, monkeypatch):
     traces = []
-    fill = allocations._fill
+    solve = allocations.solve
 
     def counted(*arguments):
         traces.append(1)
-        return fill(*arguments)
+        return solve(*arguments)
 
-    monkeypatch.setattr(allocations, "_fill", counted)
-    allocations._compiled.cache_clear()
+    monkeypatch.setattr(allocations, "solve", counted)
+    allocations._solver.cache_clear()
     run(tmp_path / "out", study(base_time=[0.1, 0.2]))
     assert len(traces) == 1
+    run(tmp_path / "other", study(base_time=[0.3], decay=[1e-3, 2e-3]))
+    assert len(traces) == 1  # for another sweep neither
 
 
 def test_float32_where_jax_is_so(tmp_path):
