@@ -5,7 +5,7 @@
 Each size has a process of its own, which compiles first, then sweeps into a folder of Parquet parts
 and solves the same lanes, laid out beforehand, with nothing else to do, in turns. The overhead is
 what the sweep takes beyond that: plan, transfer, Parquet, fsync. The largest resident memory is the
-kernel's (VmHWM), after the sweeps and before the bare solving.
+kernel's (VmHWM), after the first sweep and before any bare solving.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def measure(rates, weights):
     began = time.perf_counter()
     warm_up(plan, rows)
     compile_seconds = time.perf_counter() - began
-    sweeps, bytes_written, resident = [], 0, 0
+    sweeps, bare, bytes_written, resident = [], [], 0, 0
     for _ in range(REPEATS):
         folder = Path(tempfile.mkdtemp(prefix="sweep-"))
         outcome = run_plan(plan, folder, chunk_size=rows)
@@ -49,8 +49,8 @@ def measure(rates, weights):
         sweeps.append(outcome.seconds)
         bytes_written = sum(path.stat().st_size for path in folder.glob("part-*"))
         shutil.rmtree(folder)
-    resident = most_resident()
-    bare = [solve_only(plan, rows) for _ in range(REPEATS)]
+        resident = resident or most_resident()
+        bare.append(solve_only(plan, rows))
     seconds, solving = float(np.median(sweeps)), float(np.median(bare))
     return {
         "configurations": plan.size,

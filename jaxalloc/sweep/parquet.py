@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 METADATA = b"jaxalloc"
 _OPTIONS: dict[str, Any] = {
     "compression": "zstd",
-    "compression_level": 1,  # digits of floating-point numbers hardly compress any further
+    # The digits of floating-point numbers hardly compress: level 1 takes twice the time for 7 %.
+    "compression_level": -3,
     "write_page_checksum": True,  # of the data alone: page headers would hold the statistics
     "write_statistics": False,
 }

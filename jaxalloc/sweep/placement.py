@@ -42,8 +42,8 @@ def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh | None:
 
 
 def num_threads(mesh: Mesh | None) -> int:
-    """How many launches are under way at a time."""
-    return num_cores() if mesh is None and jax.default_backend() == "cpu" else _AHEAD
+    """How many launches are under way at a time: one more than are solved, which is written."""
+    return num_cores() + 1 if mesh is None and jax.default_backend() == "cpu" else _AHEAD
 
 
 def chunk_rows(size: int, lane_bytes: int, most: MostRows, mesh: Mesh | None) -> int:
@@ -56,12 +56,11 @@ def chunk_rows(size: int, lane_bytes: int, most: MostRows, mesh: Mesh | None) ->
       mesh: the devices.
     """
     on_cpu = jax.default_backend() == "cpu"
-    devices = 1 if mesh is None else mesh.size
-    under_way = num_threads(mesh) * devices
-    sharing = under_way if on_cpu else num_threads(mesh)
+    solvers = mesh.size if mesh is not None else (num_cores() if on_cpu else 1)
+    sharing = num_threads(mesh) * (solvers if on_cpu and mesh is not None else 1)
     fitting = int(device_memory() * _SHARE_OF_MEMORY / sharing / lane_bytes)
     cap = most.cpu if on_cpu else most.accelerator
-    rows = max(1, min(cap, fitting, -(-size // under_way)))
+    rows = max(1, min(cap, fitting, -(-size // solvers)))
     return -(-size // -(-size // rows))  # even chunks: little to fill up
 
 
