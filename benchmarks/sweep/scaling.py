@@ -133,7 +133,7 @@ def draw(results):
         times.legend(frameon=False)
         more.plot(sizes, [row["overhead"] for row in results], ms=6, **look(2))
         more.axhline(0.3, color="#555555", lw=1, ls="--")
-        more.set(xscale="log", xlabel="configurations", ylim=(0, None))
+        more.set(xscale="log", yscale="log", xlabel="configurations", ylim=(0.1, 10))
         more.yaxis.set_major_formatter(PercentFormatter(1.0))
         more.set_title("What plan, transfer and Parquet add; dashed: 30 %")
         figure.savefig(FIGURES / "sweep_scaling.png", dpi=160)
