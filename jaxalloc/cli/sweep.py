@@ -232,6 +232,7 @@ def _run(
                 group=group,
                 keep=keep,
             )
+            pressed = stop()
         except ValueError as error:
             raise BadInput(str(error)) from None
         except OSError as error:
@@ -246,7 +247,8 @@ def _run(
             leave_at_once(INTERRUPTED)
             raise typer.Exit(INTERRUPTED) from None
     if not outcome.complete:
-        say_stopped("interrupted", outcome.done, plan.size, out)
+        why = None if pressed else group.lost()
+        say_stopped(f"interrupted ({why})" if why else "interrupted", outcome.done, plan.size, out)
         raise typer.Exit(INTERRUPTED)
     if not drawn or group.index > 0:
         return outcome, {}

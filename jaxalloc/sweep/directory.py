@@ -215,7 +215,7 @@ def make_folder(path: Path) -> None:
     name = f"--out = {str(path)!r}"
     if path.exists() and not path.is_dir():
         raise ValueError(f"{name} is a file: give a folder, or a name that ends in .parquet")
-    check_parent(path, name)
+    check_parent(path, "--out")
     try:
         path.mkdir(exist_ok=True)
         (path / f".{MANIFEST}.probe.tmp").touch()

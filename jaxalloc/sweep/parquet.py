@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,6 +133,16 @@ def partial_path(path: Path) -> Path:
 
 
 @contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def parquet_file(path: Path, schema: pa.Schema, repeating: list[str]) -> Iterator[Appender]:
     """A Parquet file to append to; it appears at `path` when the block ends.
 
@@ -165,9 +176,10 @@ def parquet_file(path: Path, schema: pa.Schema, repeating: list[str]) -> Iterato
             target = partial_path(path)
             raise
         finally:
-            writer.close()  # where this fails nothing is renamed
-            if rows:
-                sync(unfinished)
-                unfinished.replace(target)
+            with _undisturbed():
+                writer.close()  # where this fails nothing is renamed
+                if rows:
+                    sync(unfinished)
+                    unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)

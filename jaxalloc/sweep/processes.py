@@ -43,7 +43,10 @@ class Group(Protocol):
         """What happened to another process, if something did."""
 
     def leave(self, complete: bool) -> None:
-        """Say that the own share has ended, and wait for the others."""
+        """Say that the own share has ended, and wait for the others; Lost if one has died."""
+
+    def abandon(self) -> None:
+        """Say that nothing more is to come of this process."""
 
 
 class Alone:
@@ -62,9 +65,12 @@ class Alone:
     def leave(self, complete: bool) -> None:
         """No one to wait for."""
 
+    def abandon(self) -> None:
+        """No one to tell."""
+
 
 class Lost(Exception):
-    """Another process died, or was told to stop."""
+    """Another process died."""
 
 
 class Together:
@@ -77,7 +83,7 @@ class Together:
         self._store = _store()
         self._rounds = 0
         self._problem: str | None = None
-        self._gone = False
+        self.someone_died = False
         self._over = threading.Event()
         self._others_ended = threading.Event()
         self._beats = threading.Thread(target=self._beat, daemon=True)
@@ -97,7 +103,6 @@ class Together:
         else:
             made = json.loads(self._store.blocking_key_value_get(key, _TIMEOUT_MS))
         if "error" in made:
-            self._over.set()
             raise ValueError(made["error"])
         return made["value"]
 
@@ -108,11 +113,17 @@ class Together:
     def leave(self, complete: bool) -> None:
         """Say that the own share has ended, and wait for the others."""
         self._say("end", "complete" if complete else "stopped")
-        while not self._others_ended.wait(_BEAT) and not self._gone:
+        while not self._others_ended.wait(_BEAT) and not self.someone_died:
             pass
         self._over.set()
-        if self._problem:
+        if self.someone_died:
             raise Lost(self._problem)
+
+    def abandon(self) -> None:
+        """Say that nothing more is to come of this process, if it has not ended already."""
+        if not self._over.is_set():
+            self._say("end", "stopped")
+            self._over.set()
 
     def _say(self, what: str, value: str) -> None:
         self._store.key_value_set(f"{_NAMES}/{what}/{self.index}", value, allow_overwrite=True)
@@ -128,7 +139,7 @@ class Together:
             self._watch()
         except RuntimeError as error:  # XLA's, of the store
             self._problem = f"process 0 does not answer ({str(error).splitlines()[0][:80]})"
-            self._gone = True
+            self.someone_died = True
 
     def _watch(self) -> None:
         """Time is counted in own beats: a machine that stood still takes nobody for dead."""
@@ -144,9 +155,9 @@ class Together:
             last = beats
             gone = [p for p, times in silent.items() if times > _PATIENCE and p not in ended]
             stopped = [p for p, how in ended.items() if how == "stopped" and p != self.index]
-            if gone or stopped:
+            if gone or (stopped and self._problem is None):
                 self._problem = _problem(gone, stopped)
-            self._gone = bool(gone)
+            self.someone_died = bool(gone)
             if len(ended) == self.count:
                 self._others_ended.set()
 
@@ -183,22 +194,33 @@ def connected(
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"--coordinator = {coordinator}: {reason}: check the three flags"
-        ) from None
+        raise ValueError(_unconnected(coordinator, error)) from None
     message = _AFTERMATH % jax.process_index()
     script = 'read -r ended || printf "%s\\n" "$1" >&2'
     with subprocess.Popen(
         ["sh", "-c", script, "sh", message], stdin=subprocess.PIPE, start_new_session=True
     ) as witness:
+        assert witness.stdin is not None
+        group = Together()
         try:
-            yield Together()
+            yield group
         finally:
-            assert witness.stdin is not None
+            if not group.someone_died:  # else JAX would wait for the dead
+                group.abandon()
+                jax.distributed.shutdown()
             witness.stdin.write(b"ended\n")
             witness.stdin.close()
-    jax.distributed.shutdown()
+
+
+def _unconnected(coordinator: str | None, error: Exception) -> str:
+    """What to do where the processes do not find each other."""
+    if coordinator is None:
+        return (
+            "--distributed: this is no job of several processes that JAX knows: give "
+            "--coordinator, --num-processes and --process-id"
+        )
+    reason = " ".join(str(error).split())[:200]
+    return f"--coordinator = {coordinator}: {reason}: check the three flags"
 
 
 def leave_at_once(code: int) -> None:
