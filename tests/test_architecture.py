@@ -19,7 +19,7 @@ ROOMS = {
     "workloads": {"allocation"},
     "traces": {"scheduling"},
     "sweep": {"backend", "workloads", "traces", "allocation", "scheduling"},
-    "cli": {"", "sweep", "workloads", "traces", "allocation", "scheduling"},
+    "cli": {"", "backend", "sweep", "workloads", "traces", "allocation", "scheduling"},
 }
 LIBRARIES = {
     "backend": CORE,

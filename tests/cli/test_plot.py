@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
         ),
     }
     for name, plan in plans.items():
-        sweep.run(plan, path / name)
+        sweep.run(plan, path / name, chunk_size=5)  # one shape for all workloads
     return path
 
 
