@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,26 +202,23 @@ def _run(
 ) -> tuple[Outcome, dict[str, Any]]:
     """Run the plan; return what it came to, and the columns of a picture."""
     from jaxalloc.cli.sweep_progress import interruptible, progress
-    from jaxalloc.sweep.processes import leave_at_once
-    from jaxalloc.sweep.running import Stopped, run_plan
-    from jaxalloc.sweep.stored import open_stored
+    from jaxalloc.sweep.running import Progress, is_folder, run_plan
 
-    folder = out is not None and out.suffix.lower() != ".parquet"
     columns: list[dict[str, Any]] = []
-    last = 0
+    last = Progress(0, plan.size, 0)
 
     def keep(chunk: Any) -> None:
         if drawn:
             columns.append({name: chunk.columns[name] for name in _DRAWN})
 
-    with interruptible(hard=folder) as stop, progress(plan.size, quiet) as show:
+    with interruptible(out is not None and is_folder(out)) as stop:
+        with progress(plan.size, quiet) as show, _explained(plan, out, lambda: last.done):
 
-        def report(state: Any) -> None:
-            nonlocal last
-            last = state.done
-            show(state)
+            def report(state: Progress) -> None:
+                nonlocal last
+                last = state
+                show(state)
 
-        try:
             outcome = run_plan(
                 plan,
                 out,
@@ -232,30 +229,44 @@ def _run(
                 group=group,
                 keep=keep,
             )
-            pressed = stop()
-        except ValueError as error:
-            raise BadInput(str(error)) from None
-        except OSError as error:
-            if out is None:
-                raise
-            raise BadInput(no_room(out, error, folder, last, plan.size)) from None
-        except Stopped as stopped:
-            say_stopped("interrupted", stopped.done, plan.size, out)
-            raise typer.Exit(INTERRUPTED) from None
-        except KeyboardInterrupt:
-            say_stopped("interrupted", last, plan.size, out)
-            leave_at_once(INTERRUPTED)
-            raise typer.Exit(INTERRUPTED) from None
-    if not outcome.complete:
-        why = None if pressed else group.lost()
-        say_stopped(f"interrupted ({why})" if why else "interrupted", outcome.done, plan.size, out)
-        raise typer.Exit(INTERRUPTED)
+        if not outcome.complete:
+            why = None if stop() else group.lost()
+            what = f"interrupted ({why})" if why else "interrupted"
+            say_stopped(what, outcome.done, plan.size, out)
+            raise typer.Exit(INTERRUPTED)
     if not drawn or group.index > 0:
         return outcome, {}
-    if folder and out is not None:
-        table = open_stored(out).table(_DRAWN)
-        return outcome, {name: table[name].to_numpy() for name in _DRAWN}
-    return outcome, _joined(columns, plan.job.statuses)
+    return outcome, _stored(out) if columns == [] and out else _joined(columns, plan.job.statuses)
+
+
+@contextmanager
+def _explained(plan: Plan, out: Path | None, done: Callable[[], int]) -> Iterator[None]:
+    """Say what ended the sweep inside the block, and what is kept."""
+    from jaxalloc.sweep.processes import leave_at_once
+    from jaxalloc.sweep.running import Stopped, is_folder
+
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    except OSError as error:
+        if out is None:
+            raise
+        raise BadInput(no_room(out, error, is_folder(out), done(), plan.size)) from None
+    except Stopped as stopped:
+        say_stopped("interrupted", stopped.done, plan.size, out)
+        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt:
+        say_stopped("interrupted", done(), plan.size, out)
+        leave_at_once(INTERRUPTED)
+
+
+def _stored(out: Path) -> dict[str, Any]:
+    """The columns of a picture from a folder."""
+    from jaxalloc.sweep.stored import open_stored
+
+    table = open_stored(out).table(_DRAWN)
+    return {name: table[name].to_numpy() for name in _DRAWN}
 
 
 def _joined(columns: list[dict[str, Any]], statuses: tuple[str, ...]) -> dict[str, Any]:

@@ -81,6 +81,12 @@ class Directory(NamedTuple):
 
     def write_part(self, chunk: Chunk) -> Counter[str]:
         """Write one part; it appears when it is complete. Returns its statuses."""
+        data, statuses = self.encoded(chunk)
+        write_whole(self.path / part_name(chunk.number), data)
+        return statuses
+
+    def encoded(self, chunk: Chunk) -> tuple[Any, Counter[str]]:
+        """The bytes of a part, and its statuses."""
         statuses = count_statuses(self.plan, chunk)
         about = {
             "plan_hash": self.manifest["plan_hash"],
@@ -92,8 +98,7 @@ class Directory(NamedTuple):
         } | {key: self.manifest[key] for key in _SAME}
         schema = schema_of(column_types(self.plan.design, self.plan.job), about)
         table = to_table(chunk.columns, schema, self.plan.job.statuses)
-        write_whole(self.path / part_name(chunk.number), encode(table, repeating(self.plan)))
-        return statuses
+        return encode(table, repeating(self.plan)), statuses
 
     def write_manifest(self, **more: Any) -> Directory:
         """Write the manifest with these entries changed."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxalloc.sweep.chunks import Chunk, column_types, solve_chunks
-from jaxalloc.sweep.directory import new_manifest, repeating
-from jaxalloc.sweep.parquet import encode, schema_of, to_table
+from jaxalloc.sweep.chunks import Chunk, solve_chunks
+from jaxalloc.sweep.directory import Directory, new_manifest
 from jaxalloc.sweep.placement import chunk_rows, local_mesh, num_threads
 from jaxalloc.sweep.plans import Plan
 
@@ -41,12 +41,11 @@ def estimate(plan: Plan, chunk_size: int | None = None) -> Estimate:
     mesh = local_mesh()
     rows = chunk_size or chunk_rows(plan.size, plan.job.lane_bytes(), plan.job.most_rows, mesh)
     rows = min(rows, plan.size)
-    schema = schema_of(column_types(plan.design, plan.job), new_manifest(plan, rows))
+    directory = Directory(Path(), plan, new_manifest(plan, rows))
     chunks = -(-plan.size // rows)
 
     def size(chunk: Chunk) -> int:
-        table = to_table(chunk.columns, schema, plan.job.statuses)
-        return len(encode(table, repeating(plan)))
+        return len(directory.encoded(chunk)[0])
 
     def play(count: int) -> tuple[list[int], float]:
         chosen: Any = np.unique(np.linspace(0, chunks - 1, count).round().astype(int)).tolist()

@@ -34,7 +34,7 @@ class Progress(NamedTuple):
 
     Attributes:
       done: configurations whose rows are written, those of earlier runs too.
-      total: configurations.
+      total: configurations; of a sweep shared by processes, those of this one.
       here: configurations solved by this process in this run.
     """
 
@@ -100,8 +100,9 @@ def run_plan(
     share = -(-plan.size // group.count)
     rows = chunk_size or chunk_rows(share, plan.job.lane_bytes(), plan.job.most_rows, mesh)
     rows = min(rows, plan.size)
-    if path is not None and path.suffix.lower() != ".parquet":
-        outcome = _into_folder(plan, path, mesh, resume, rows, chunk_size, report, stop, group)
+    if path is not None and is_folder(path):
+        wishes = _Wishes(resume, chunk_size, report, stop, group)
+        outcome = _into_folder(plan, path, mesh, rows, wishes)
     elif group.count > 1 or resume:
         what = "--coordinator" if group.count > 1 else "--resume"
         raise ValueError(f"{what}: --out = {str(path)!r} is one file: give a folder")
@@ -110,18 +111,24 @@ def run_plan(
     return outcome._replace(seconds=time.perf_counter() - began)
 
 
-def _into_folder(
-    plan: Plan,
-    path: Path,
-    mesh: Mesh | None,
-    resume: bool,
-    rows: int,
-    wanted: int | None,
-    report: Report,
-    stop: Stop,
-    group: Group,
-) -> Outcome:
+def is_folder(path: Path) -> bool:
+    """Whether a sweep of that name is a folder of parts."""
+    return path.suffix.lower() != ".parquet"
+
+
+class _Wishes(NamedTuple):
+    """What the caller of `run_plan` wants of a folder, by the same names."""
+
+    resume: bool
+    chunk_size: int | None
+    report: Report
+    stop: Stop
+    group: Group
+
+
+def _into_folder(plan: Plan, path: Path, mesh: Mesh | None, rows: int, wishes: _Wishes) -> Outcome:
     """Solve what a folder lacks, and write every chunk as a part of its own."""
+    group = wishes.group
     found = Found({}, {})
     with ExitStack() as held:
 
@@ -129,7 +136,7 @@ def _into_folder(
             nonlocal found
             make_folder(path)
             held.enter_context(locked(path))
-            directory, found = prepare(path, plan, resume, rows, wanted)
+            directory, found = prepare(path, plan, wishes.resume, rows, wishes.chunk_size)
             missing = [c for c in range(directory.num_chunks) if c not in found.parts]
             return {"manifest": directory.manifest, "missing": missing}
 
@@ -137,28 +144,33 @@ def _into_folder(
         directory = Directory(path, plan, agreed["manifest"])
         missing: list[int] = agreed["missing"]
         own = missing[group.index :: group.count]
-        statuses = found.statuses()
-        before = plan.size - _rows_in(missing, directory)
-        here = 0
-
-        def write(chunk: Chunk) -> tuple[int, Counter[str]]:
-            return chunk.stop - chunk.start, directory.write_part(chunk)
-
-        halt = _either(stop, group)
-        solved = solve_chunks(plan.design, plan.job, _until(own, halt), directory.rows, mesh, write)
-        for count, ended in solved:
-            here += count
-            statuses += ended
-            report(Progress(before + here, plan.size, here))
+        here, solved = _solve_parts(directory, mesh, missing, own, wishes)
         group.leave(here == _rows_in(own, directory))
-        if group.count > 1:
-            statuses = _statuses(directory)
+        statuses = found.statuses() + solved if group.count == 1 else _statuses(directory)
         complete = statuses.total() == plan.size
         if complete and group.index == 0 and not directory.manifest["complete"]:
             directory.write_manifest(complete=True, status=dict(statuses))
-        return Outcome(
-            complete, statuses.total(), here, statuses, found.damaged, directory.rows, 0.0
-        )
+    return Outcome(complete, statuses.total(), here, statuses, found.damaged, directory.rows, 0.0)
+
+
+def _solve_parts(
+    directory: Directory, mesh: Mesh | None, missing: list[int], own: list[int], wishes: _Wishes
+) -> tuple[int, Counter[str]]:
+    """Solve the own ones of the missing chunks; how many rows that were, and their statuses."""
+    plan, group = directory.plan, wishes.group
+    statuses: Counter[str] = Counter()
+    here, before = 0, plan.size - _rows_in(missing, directory)
+    total = before + _rows_in(own, directory)
+
+    def write(chunk: Chunk) -> tuple[int, Counter[str]]:
+        return chunk.stop - chunk.start, directory.write_part(chunk)
+
+    chunks = _until(own, lambda: wishes.stop() or group.lost() is not None)
+    for count, ended in solve_chunks(plan.design, plan.job, chunks, directory.rows, mesh, write):
+        here += count
+        statuses += ended
+        wishes.report(Progress(before + here, total, here))
+    return here, statuses
 
 
 def _rows_in(chunks: list[int], directory: Directory) -> int:
@@ -176,10 +188,6 @@ def _statuses(directory: Directory) -> Counter[str]:
     parts = [directory.path / part_name(index) for index in range(directory.num_chunks)]
     counts = [about_schema(pq.read_schema(part))["status"] for part in parts if part.exists()]
     return sum(map(Counter, counts), Counter())
-
-
-def _either(stop: Stop, group: Group) -> Stop:
-    return lambda: stop() or group.lost() is not None
 
 
 def _until(chunks: Iterable[int], stop: Stop) -> Iterator[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -77,7 +78,10 @@ class Schedules:
 
     def describe(self) -> dict[str, Any]:
         """As plain Python: what tells this job from another."""
-        return {"job": self.kind, "fields": self.fixed, "traces": self.digests}
+        source = self.fixed.get("source")
+        named = {"source": Path(source).name} if source in self.digests else {}
+        traces = {Path(file).name: sha256 for file, sha256 in self.digests.items()}
+        return {"job": self.kind, "fields": self.fixed | named, "traces": traces}
 
     def dtype(self) -> np.dtype[Any]:
         """Of times: JAX's default."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import numpy as np
@@ -9,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import jaxalloc
+from jaxalloc.cli import sweep_progress
+from jaxalloc.sweep import directory
 from jaxalloc.sweep.designs import Grid
 
 TOKENS = [f"tokens.{task}" for task in ("AIME24", "AIME25", "GPQA-D", "GSM8K", "HMMT25")]
@@ -132,6 +135,63 @@ def test_ctrl_c_keeps_the_chunks_that_were_begun(command, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert command(f"{line} --out folder --resume").code == 0
     assert len(jaxalloc.sweep.open(tmp_path / "folder").table()) == 10
+
+
+def test_a_log_file_gets_lines_with_rate_and_remaining_time(command, monkeypatch):
+    monkeypatch.setattr(sweep_progress, "_LINE_EVERY", 0.0)
+    _, _, err = command("sweep qwen3-8b --arrival-rate 0.1:0.2:10 --chunk-size 4")
+    pattern = r"jaxalloc: \d+ of 10 \(\d+\.0%\), [\d,]+ / s, [\d,]+ s left"
+    lines = err.splitlines()
+    assert len(lines) == 3
+    assert all(re.fullmatch(pattern, line) for line in lines)
+    assert lines[-1].startswith("jaxalloc: 10 of 10 (100.0%)")
+
+
+def test_a_dry_run_says_what_it_would_take(command, tmp_path):
+    line = "sweep qwen3-8b --arrival-rate 0.1:0.2:40 --chunk-size 4 --out folder --dry-run"
+    code, out, err = command(f"{line} --json")
+    assert (code, err, list(tmp_path.iterdir())) == (0, "", [])
+    document = json.loads(out)
+    assert (document["configurations"], document["chunks"], document["chunk_size"]) == (40, 10, 4)
+    assert document["seconds"] > 0
+    command(line.removesuffix(" --dry-run"))
+    written = sum(path.stat().st_size for path in tmp_path.glob("folder/part-*"))
+    assert document["bytes"] == pytest.approx(written, rel=0.1)
+
+
+def test_a_full_disk_keeps_the_parts_of_a_folder(command, tmp_path, monkeypatch):
+    line = "sweep qwen3-8b --arrival-rate 0.1:0.2:10 --chunk-size 4 --out folder"
+    write = directory.write_whole
+
+    def full(path, data):
+        if path.name == "part-0000002.parquet":
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(directory, "write_whole", full)
+    code, out, err = command(line)
+    assert (code, out) == (2, "")
+    assert err == (
+        "jaxalloc: --out = 'folder': No space left on device: 8 of 10 configurations are kept: "
+        "make room and add --resume\n"
+    )
+    monkeypatch.setattr(directory, "write_whole", write)
+    assert command(f"{line} --resume").code == 0
+    assert jaxalloc.sweep.open(tmp_path / "folder").complete
+
+
+def test_a_plan_file_is_swept_resumed_and_confirmed(command, tmp_path):
+    (tmp_path / "plan.toml").write_text(
+        'workload = "qwen3-8b"\n[axes]\narrival_rate = "0.1:0.2:10"\n'
+    )
+    assert command("sweep plan.toml --out folder").code == 0
+    assert command("sweep plan.toml --out folder").code == 2
+    code, out, err = command("sweep plan.toml --out folder --resume --json")
+    assert (code, err) == (0, "")
+    assert (json.loads(out)["solved"], json.loads(out)["status"]) == (0, {"CONVERGED": 10})
+    assert "folder is complete" in command("sweep plan.toml --out folder --resume").out
+    code, _, err = command("sweep plan.toml --decay 1")
+    assert (code, err) == (2, "jaxalloc: decay: plan.toml is a plan: write it there\n")
 
 
 def test_a_disk_that_fills_up_is_named_and_leaves_nothing(command, tmp_path, monkeypatch):

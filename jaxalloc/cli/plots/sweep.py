@@ -161,19 +161,7 @@ def policies_figure(
         across = np.arange(len(along[1])) if texts else along[1]
         for axes, (at, lines) in zip(places, curves.items(), strict=True):
             for k, (policy, (mean, error)) in enumerate(lines.items()):
-                known = np.isfinite(mean)
-                bars = error[known] if np.any(error[known] > 0) else None
-                name = NAMES.get(policy, policy)
-                axes.errorbar(
-                    across[known],
-                    mean[known],
-                    yerr=bars,
-                    lw=1.4,
-                    ms=5,
-                    capsize=2,
-                    label=name if known.any() else f"{name} (unfinished)",
-                    **look(k),
-                )
+                _draw_policy(axes, across, mean, error, k, NAMES.get(policy, policy))
             if texts:
                 axes.set_xticks(across, along[1].tolist(), rotation=30, ha="right")
             if panel is not None:
@@ -190,3 +178,17 @@ def policies_figure(
             frameon=False,
         )
     return figure
+
+
+def _draw_policy(axes: Axes, across: Array, mean: Array, error: Array, k: int, name: str) -> None:
+    known = np.isfinite(mean)
+    axes.errorbar(
+        across[known],
+        mean[known],
+        yerr=error[known] if np.any(error[known] > 0) else None,
+        lw=1.4,
+        ms=5,
+        capsize=2,
+        label=name if known.any() else f"{name} (unfinished)",
+        **look(k),
+    )
