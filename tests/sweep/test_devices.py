@@ -84,6 +84,18 @@ def test_the_death_of_one_ends_the_others_and_a_resume_finishes(parts, tmp_path)
     assert read(folder) == parts
 
 
+def test_the_death_of_the_coordinator_ends_the_others_too(tmp_path):
+    folder = tmp_path / "out"
+    first, second = together(folder, 2)
+    while not (folder / MANIFEST).exists() and first.poll() is None:
+        time.sleep(0.005)
+    first.send_signal(signal.SIGKILL)
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode != 0  # JAX aborts it natively
+    assert errors.splitlines()[-1].endswith("are kept: run it again with --resume")
+    first.communicate(timeout=10)
+
+
 def test_processes_that_cannot_share_say_why(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     processes = together(tmp_path, 2)
