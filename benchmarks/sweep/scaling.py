@@ -1,6 +1,6 @@
 """Sweeps of 10^3 to 10^7 allocations (K = 5): time, memory, and what the sweep adds to the solving.
 
-    python benchmarks/sweep/scaling.py [--quick]
+    python benchmarks/sweep/scaling.py [--quick | --gpu]
 
 Each size has a process of its own, which compiles first, then sweeps into a folder of Parquet parts
 and solves the same lanes, laid out beforehand, with nothing else to do, in turns. The overhead is
@@ -21,7 +21,7 @@ import numpy as np
 from report import FIGURES, write
 
 GRIDS = {10**3: (40, 25), 10**4: (100, 100), 10**5: (400, 250), 10**6: (1000, 1000)}
-GRIDS[10**7] = (4000, 2500)
+GRIDS |= {10**7: (4000, 2500), 10**8: (10_000, 10_000)}  # the last on a GPU alone
 REPEATS = 3
 GROUP = 16  # chunks laid out at a time
 
@@ -142,13 +142,15 @@ def draw(results):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="up to 10^5; writes no report")
+    parser.add_argument("--gpu", action="store_true", help="up to 10^8; writes scaling_gpu.json")
     parser.add_argument("--size", type=int, help="measure one size and print it as JSON")
     asked = parser.parse_args()
     if asked.size:
         print(json.dumps(measure(*GRIDS[asked.size])))
         return
     results = []
-    for size in [size for size in GRIDS if not asked.quick or size <= 10**5]:
+    largest = 10**5 if asked.quick else 10**8 if asked.gpu else 10**7
+    for size in [size for size in GRIDS if size <= largest]:
         line = [sys.executable, __file__, "--size", str(size)]
         done = subprocess.run(line, check=True, capture_output=True, text=True)
         results.append(json.loads(done.stdout))
@@ -158,7 +160,9 @@ def main():
             f"overhead {row['overhead']:.1%}, {row['max_resident_bytes'] / 2**30:.2f} GiB",
             flush=True,
         )
-    if not asked.quick:
+    if asked.gpu:
+        write("scaling_gpu.json", {"results": results})
+    elif not asked.quick:
         write("scaling.json", {"results": results})
         draw(results)
 

@@ -106,7 +106,7 @@ class Allocations:
     kind = "allocation"
     statuses = tuple(status.name for status in sorted(Status))
     failures = ("MAX_STEPS", "NON_FINITE")  # the other statuses are answers
-    most_rows = MostRows(cpu=1 << 16, accelerator=1 << 22)
+    most_rows = MostRows(cpu=1 << 16, accelerator=1 << 20)
 
     def describe(self) -> dict[str, Any]:
         """As plain Python: what tells this job from another."""

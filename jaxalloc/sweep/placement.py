@@ -25,7 +25,8 @@ Result = TypeVar("Result")
 
 _AXIS = "chunk"
 _SHARE_OF_MEMORY = 0.25
-_AHEAD = 2  # launches of an accelerator under way: one is solved while another is written
+_AHEAD = 2  # launches of a mesh of CPU devices under way: one is solved, one is written
+_WRITERS = 8  # the most launches of an accelerator under way: it solves faster than a core writes
 
 
 class MostRows(NamedTuple):
@@ -43,7 +44,9 @@ def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh | None:
 
 def num_threads(mesh: Mesh | None) -> int:
     """How many launches are under way at a time: one more than are solved, which is written."""
-    return num_cores() + 1 if mesh is None and jax.default_backend() == "cpu" else _AHEAD
+    if jax.default_backend() != "cpu":
+        return min(num_cores() + 1, _WRITERS)
+    return num_cores() + 1 if mesh is None else _AHEAD
 
 
 def chunk_rows(size: int, lane_bytes: int, most: MostRows, mesh: Mesh | None) -> int:
