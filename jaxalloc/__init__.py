@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
+    from jaxalloc import sweep
     from jaxalloc.allocation.batch import solve_batch, status_fractions
     from jaxalloc.allocation.fixed_point import FixedPoint, contraction_bound
     from jaxalloc.allocation.frontier import Frontier, frontier
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from jaxalloc.scheduling.simulation import simulate
 
 _HOMES = {
+    "": ("sweep",),
     "allocation.batch": ("solve_batch", "status_fractions"),
     "allocation.fixed_point": ("FixedPoint", "contraction_bound"),
     "allocation.frontier": ("Frontier", "frontier"),
@@ -61,7 +63,9 @@ _HOMES = {
     "scheduling.schedule": ("Schedule", "ScheduleStatus"),
     "scheduling.simulation": ("simulate",),
 }
-_HOME = {name: f"jaxalloc.{module}" for module, names in _HOMES.items() for name in names}
+_HOME = {
+    name: f"jaxalloc.{module}".rstrip(".") for module, names in _HOMES.items() for name in names
+}
 
 __all__ = [
     "Allocation",
@@ -98,6 +102,7 @@ __all__ = [
     "solve_for_mean_tokens",
     "solve_for_system_time",
     "status_fractions",
+    "sweep",
     "utilization",
     "validate",
 ]
@@ -108,6 +113,8 @@ if not TYPE_CHECKING:  # which would take it for a promise of any name
         """Import a public name from its home."""
         if name not in _HOME:
             raise AttributeError(f"module 'jaxalloc' has no attribute {name!r}")
+        if _HOME[name] == __name__:  # a room whose names are not on the map themselves
+            return importlib.import_module(f"{__name__}.{name}")
         value = getattr(importlib.import_module(_HOME[name]), name)
         globals()[name] = value
         return value

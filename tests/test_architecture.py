@@ -18,8 +18,8 @@ ROOMS = {
     "scheduling": {"backend"},
     "workloads": {"allocation"},
     "traces": {"scheduling"},
-    "sweep": {"workloads", "traces", "allocation", "scheduling"},
-    "cli": {"", "sweep", "workloads", "traces", "allocation", "scheduling"},
+    "sweep": {"backend", "workloads", "traces", "allocation", "scheduling"},
+    "cli": {"", "backend", "sweep", "workloads", "traces", "allocation", "scheduling"},
 }
 LIBRARIES = {
     "backend": CORE,
@@ -27,7 +27,7 @@ LIBRARIES = {
     "scheduling": CORE,
     "workloads": CORE | {"pydantic", "tomlkit"},
     "traces": CORE | {"pyarrow"},
-    "sweep": CORE | {"pyarrow"},
+    "sweep": CORE | {"pydantic", "scipy", "pyarrow", "pandas", "xarray"},
     "cli": CORE | {"typer", "rich", "pyarrow", "matplotlib"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startswith("__"))

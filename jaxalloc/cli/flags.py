@@ -146,7 +146,7 @@ def _number(field: str, text: str) -> float:
 
 def check_target(path: Path | None, suffixes: tuple[str, ...], name: str) -> None:
     """Complain before any computing about a file that could not be written."""
-    from jaxalloc.sweep.store import check_target as check
+    from jaxalloc.sweep.parquet import check_target as check
 
     if path is None:
         return

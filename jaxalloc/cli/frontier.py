@@ -102,7 +102,7 @@ def _answer(file: WorkloadFile, weights: str, targets: dict[str, float]) -> dict
     import numpy as np
 
     import jaxalloc
-    from jaxalloc.sweep.grid import parse_axis
+    from jaxalloc.sweep.allocations import parse_axis
     from jaxalloc.workloads.files import to_workload
 
     workload = to_workload(file)

@@ -105,7 +105,7 @@ def schedule(
             raise BadInput(f"--{flag} = {value} must be at least {least}")
     with float64():
         from jaxalloc.cli import schedule_answer as answer
-        from jaxalloc.cli import schedule_input as given
+        from jaxalloc.traces import words as given
 
         try:
             chosen = given.read_policies(policies, aging)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxalloc.cli.schedule_input import read_intervals
 from jaxalloc.scheduling.batch import simulate_batch
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.bounds import latency_bound
@@ -19,6 +18,7 @@ from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
 from jaxalloc.traces.intervals import Predictions, calibration
 from jaxalloc.traces.trace import Trace
+from jaxalloc.traces.words import read_intervals
 
 # The policies that read predictions.
 WIDTH_MATTERS = ("a_min", "a_max", "mc_sf", "mc_benchmark")

@@ -1,68 +1,149 @@
-"""Solving a grid chunk by chunk: every chunk has the same shape, so it is compiled once."""
+"""A sweep as a sequence of chunks of one shape: each launch makes one chunk a device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxalloc.allocation.batch import solve_batch
-from jaxalloc.allocation.mg1 import mean_system_time, mean_wait, utilization
-from jaxalloc.allocation.objective import mean_accuracy
-from jaxalloc.allocation.optimum import Status
-from jaxalloc.allocation.workload import Workload
-from jaxalloc.sweep.grid import Grid, coordinates, workloads
+from jaxalloc.sweep.designs import Columns, Design
+from jaxalloc.sweep.placement import MostRows, in_order, num_threads
 
-Columns = dict[str, np.ndarray[Any, Any]]
+Kept = TypeVar("Kept")
 
-_MEASURES = {
-    "utilization": utilization,
-    "mean_accuracy": mean_accuracy,
-    "mean_wait": mean_wait,
-    "mean_system_time": mean_system_time,
-}
-STATUS_NAMES = np.array([status.name for status in sorted(Status)])
+
+class Job(Protocol):
+    """What is done with every configuration."""
+
+    @property
+    def kind(self) -> str:
+        """`allocation` or `schedule`."""
+
+    @property
+    def statuses(self) -> tuple[str, ...]:
+        """Names of the statuses, by number."""
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """The statuses that are no answers."""
+
+    @property
+    def most_rows(self) -> MostRows:
+        """The most rows of a chunk."""
+
+    def describe(self) -> dict[str, Any]:
+        """As plain Python: what tells this job from another."""
+
+    def dtype(self) -> np.dtype[Any]:
+        """What it computes in."""
+
+    def columns(self) -> dict[str, str]:
+        """Names and types of the answers, in order."""
+
+    def lane_bytes(self) -> int:
+        """Memory of a configuration while it is worked on."""
+
+    def check(self, design: Design) -> None:
+        """Raise ValueError if a configuration is impossible."""
+
+    def start(self, rows: Columns, count: int, mesh: Mesh | None) -> Any:
+        """Start on `count` configurations; what `finish` waits for."""
+
+    def finish(self, started: Any) -> Columns:
+        """Wait for the answers, by column."""
 
 
 class Chunk(NamedTuple):
-    """The answers of the rows [start, stop) of a grid, by column."""
+    """The answers of the rows [start, stop), by column, the axes first; `status` as numbers."""
 
+    number: int
     start: int
     stop: int
     columns: Columns
 
 
-def column_names(grid: Grid) -> tuple[str, ...]:
-    """The columns of a sweep, in order: axes, status, totals, convergence, tokens by task."""
-    labels = [axis.label for axis in grid.axes]
-    tokens = [f"tokens.{task}" for task in grid.tasks]
-    return (*labels, "status", "objective", *_MEASURES, "residual", "steps", *tokens)
+class Launch(NamedTuple):
+    """Chunks that are solved together, and the values of their axes, filled up to whole chunks."""
+
+    chunks: tuple[int, ...]
+    rows: Columns
+    started: Any
 
 
-def solve_grid(grid: Grid, solver: Any, chunk_size: int) -> Iterator[Chunk]:
-    """Solve a grid in C order of its axes, at most `chunk_size` configurations at a time."""
-    rows = -(-grid.size // -(-grid.size // chunk_size))  # even chunks: little to fill up
-    for start in range(0, grid.size, rows):
-        stop = min(start + rows, grid.size)
-        batch = workloads(grid, start, stop, rows)
-        allocation = solve_batch(batch, solver)
-        measures = _measure(batch, allocation.tokens)
-        answers: Columns = {
-            "status": STATUS_NAMES[np.asarray(allocation.status)],
-            "objective": np.asarray(allocation.objective),
-            **{name: np.asarray(value) for name, value in measures.items()},
-            "residual": np.asarray(allocation.residual),
-            "steps": np.asarray(allocation.steps),
+def column_types(design: Design, job: Job) -> dict[str, str]:
+    """Names and types of all columns of a sweep, in order: the axes, then the answers."""
+    kinds = {"f": "float64", "i": "int64", "U": "text"}
+    types = {axis.label: axis.at(np.zeros(1)).dtype.kind for axis in design.axes}
+    return {label: kinds[kind] for label, kind in types.items()} | job.columns()
+
+
+def solve_chunks(
+    design: Design,
+    job: Job,
+    chunks: Iterable[int],
+    rows: int,
+    mesh: Mesh | None,
+    keep: Callable[[Chunk], Kept],
+) -> Iterator[Kept]:
+    """`keep(chunk)` of every chunk, in order, while the next ones are being solved.
+
+    Args:
+      design: the configurations.
+      job: what is done with them.
+      chunks: numbers of the chunks; chunk c holds the rows from c · `rows` on.
+      rows: of a chunk; the last one is filled up with copies of its last row.
+      mesh: the devices; None for one.
+      keep: called in a thread of its own.
+    """
+    width = 1 if mesh is None else mesh.size
+
+    def start(numbers: tuple[int, ...]) -> Launch:
+        filled = numbers + numbers[-1:] * (width - len(numbers))
+        values = _side_by_side([_filled(design, number, rows) for number in filled])
+        return Launch(numbers, values, job.start(values, width * rows, mesh))
+
+    def finish(launch: Launch) -> list[Kept]:
+        columns = launch.rows | job.finish(launch.started)
+        kept = []
+        for place, number in enumerate(launch.chunks):
+            first, last = number * rows, min((number + 1) * rows, design.size)
+            own = slice(place * rows, place * rows + last - first)
+            part = {name: column[own] for name, column in columns.items()}
+            kept.append(keep(Chunk(number, first, last, part)))
+        return kept
+
+    for group in in_order(start, finish, _groups(chunks, width), num_threads(mesh)):
+        yield from group
+
+
+def _groups(chunks: Iterable[int], width: int) -> Iterator[tuple[int, ...]]:
+    """The chunks, `width` at a time."""
+    group: list[int] = []
+    for number in chunks:
+        group.append(number)
+        if len(group) == width:
+            yield tuple(group)
+            group = []
+    if group:
+        yield tuple(group)
+
+
+def _filled(design: Design, number: int, rows: int) -> Columns:
+    """The values of one chunk, filled up with copies of its last row."""
+    start, stop = number * rows, min((number + 1) * rows, design.size)
+    values = design.rows(start, stop)
+    short = start + rows - stop
+    if short:
+        values = {
+            name: np.concatenate([column, np.repeat(column[-1:], short)])
+            for name, column in values.items()
         }
-        tokens = np.asarray(allocation.tokens)
-        answers |= {f"tokens.{task}": tokens[:, k] for k, task in enumerate(grid.tasks)}
-        kept = {name: value[: stop - start] for name, value in answers.items()}
-        yield Chunk(start, stop, coordinates(grid, start, stop) | kept)
+    return values
 
 
-@jax.jit
-def _measure(batch: Workload, tokens: jax.Array) -> dict[str, jax.Array]:
-    """What the optimum means for the queries, by column: [B] each."""
-    return {name: jax.vmap(measure)(batch, tokens) for name, measure in _MEASURES.items()}
+def _side_by_side(parts: list[Columns]) -> Columns:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -22,7 +22,7 @@ def describe(error: Mapping[str, Any], data: Any) -> str:
     """
     location = error["loc"]
     place, field = _place(location, data)
-    kind, value = error["type"], _shorten(error["input"])
+    kind, value = error["type"], shorten(error["input"])
     if kind == "value_error":  # one of ours: it says everything itself
         return place + str(error["ctx"]["error"])
     if kind == "missing":
@@ -85,6 +85,7 @@ def _alternative(field: str, location: tuple[int | str, ...]) -> str:
     return f"remove it; the fields are {', '.join(shown)}"
 
 
-def _shorten(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """A value as one line that is not too long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= _MAX_LENGTH else text[: _MAX_LENGTH - 1] + "…"

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
-from jaxalloc.cli import main
+from jaxalloc.cli import main, sweep_progress
 
 
 class Outcome(NamedTuple):
@@ -18,6 +18,8 @@ def command(capsys, tmp_path, monkeypatch):
     """Run a command line in an empty folder; words are split at spaces."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
+    # However slow the machine is, a sweep says nothing unless a test lets it.
+    monkeypatch.setattr(sweep_progress, "_LINE_EVERY", float("inf"))
 
     def run(line):
         capsys.readouterr()

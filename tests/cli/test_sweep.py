@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import signal
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jaxalloc.cli import sweep as sweep_command
-from jaxalloc.sweep import chunks
+import jaxalloc
+from jaxalloc.cli import sweep_progress
+from jaxalloc.sweep import directory
+from jaxalloc.sweep.designs import Grid
 
 TOKENS = [f"tokens.{task}" for task in ("AIME24", "AIME25", "GPQA-D", "GSM8K", "HMMT25")]
 ANSWERS = [
@@ -75,44 +78,48 @@ def test_the_document(command):
     assert document["per_second"] == pytest.approx(2 / document["seconds"])
 
 
-def test_a_lane_that_did_not_converge_is_a_failure(command, monkeypatch):
-    def one_step_short(batch, solver):
-        allocation = solve_batch(batch, solver)
-        return allocation._replace(status=allocation.status.at[0].set(1))
-
-    solve_batch = chunks.solve_batch
-    monkeypatch.setattr(chunks, "solve_batch", one_step_short)
-    code, out, err = command("sweep qwen3-8b --arrival-rate 0.1:0.2:2 --json")
+def test_a_lane_that_did_not_converge_is_a_failure(command):
+    line = "--max-tokens 100:20000:2 --tolerance 1e-16 --max-steps 2"
+    code, out, err = command(f"sweep qwen3-8b {line} --json")
     assert code == 1
     assert err.startswith("jaxalloc: MAX_STEPS: 1 configurations: the residual is above")
     assert json.loads(out)["status"] == {"MAX_STEPS": 1, "CONVERGED": 1}
 
 
-def test_chunks_leave_no_trace_in_the_rows(command, tmp_path, monkeypatch):
+def test_chunks_leave_no_trace_in_the_rows(command, tmp_path):
     line = "sweep qwen3-8b --arrival-rate 0.01:2:11:log --accuracy-weight 1:300:3:log"
     command(f"{line} --out one.parquet")
-    monkeypatch.setattr(sweep_command, "CHUNK_SIZE", 8)
-    command(f"{line} --out many.parquet")
+    command(f"{line} --chunk-size 8 --out many.parquet")
+    command(f"{line} --chunk-size 8 --out folder")
     one = pq.read_table(tmp_path / "one.parquet")
     many = pq.read_table(tmp_path / "many.parquet")
     assert len(one) == 33
+    assert jaxalloc.sweep.open(tmp_path / "folder").table() == many.replace_schema_metadata(None)
     for name in ("arrival_rate", "accuracy_weight", "status"):
         assert one[name].to_pylist() == many[name].to_pylist()
     for name in TOKENS:
         np.testing.assert_allclose(many[name], one[name], rtol=1e-6, atol=1e-6)
 
 
-def test_ctrl_c_keeps_the_chunks_that_were_solved(command, tmp_path, monkeypatch):
-    def press_ctrl_c(batch, solver):
-        os.kill(os.getpid(), signal.SIGINT)
-        return solve_batch(batch, solver)
+def press_ctrl_c(monkeypatch, times, at):
+    """Press Ctrl-C while the rows from `at` on are being made."""
+    rows = Grid.rows
 
-    solve_batch = chunks.solve_batch
-    monkeypatch.setattr(chunks, "solve_batch", press_ctrl_c)
-    monkeypatch.setattr(sweep_command, "CHUNK_SIZE", 4)
+    def pressed(grid, start, stop):
+        if start == at:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+        return rows(grid, start, stop)
+
+    monkeypatch.setattr(Grid, "rows", pressed)
+
+
+def test_ctrl_c_keeps_the_chunks_that_were_begun(command, tmp_path, monkeypatch):
+    press_ctrl_c(monkeypatch, 1, at=0)
     (tmp_path / "a.parquet").write_text("old")
     handler = signal.getsignal(signal.SIGINT)
-    code, out, err = command("sweep qwen3-8b --arrival-rate 0.1:0.2:10 --out a.parquet")
+    line = "sweep qwen3-8b --arrival-rate 0.1:0.2:10 --chunk-size 4"
+    code, out, err = command(f"{line} --out a.parquet")
     assert (code, out) == (130, "")
     assert "interrupted after 4 of 10 configurations: they are in a.partial.parquet" in err
     assert (tmp_path / "a.parquet").read_text() == "old"
@@ -121,30 +128,77 @@ def test_ctrl_c_keeps_the_chunks_that_were_solved(command, tmp_path, monkeypatch
     assert len(list(tmp_path.iterdir())) == 2
     assert signal.getsignal(signal.SIGINT) is handler
 
-
-def test_a_second_ctrl_c_stops_at_once_and_keeps_them_too(command, tmp_path, monkeypatch):
-    def press_twice_in_the_third_chunk(batch, solver):
-        if float(batch.arrival_rate[0]) > 0.18:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-            raise AssertionError("still running")
-        return solve_batch(batch, solver)
-
-    solve_batch = chunks.solve_batch
-    monkeypatch.setattr(chunks, "solve_batch", press_twice_in_the_third_chunk)
-    monkeypatch.setattr(sweep_command, "CHUNK_SIZE", 4)
-    code, _, err = command("sweep qwen3-8b --arrival-rate 0.1:0.2:10 --out a.parquet")
+    code, _, err = command(f"{line} --out folder")
     assert code == 130
-    assert "interrupted after 8 of 10 configurations" in err
-    assert len(pq.read_table(tmp_path / "a.partial.parquet")) == 8
-    assert [path.name for path in tmp_path.iterdir()] == ["a.partial.parquet"]
+    assert "interrupted after 4 of 10 configurations: what was solved is in folder" in err
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert command(f"{line} --out folder --resume").code == 0
+    assert len(jaxalloc.sweep.open(tmp_path / "folder").table()) == 10
+
+
+def test_a_log_file_gets_lines_with_rate_and_remaining_time(command, monkeypatch):
+    monkeypatch.setattr(sweep_progress, "_LINE_EVERY", 0.0)
+    _, _, err = command("sweep qwen3-8b --arrival-rate 0.1:0.2:10 --chunk-size 4")
+    pattern = r"jaxalloc: \d+ of 10 \(\d+\.0%\), [\d,]+ / s, [\d,]+ s left"
+    lines = err.splitlines()
+    assert len(lines) == 3
+    assert all(re.fullmatch(pattern, line) for line in lines)
+    assert lines[-1].startswith("jaxalloc: 10 of 10 (100.0%)")
+
+
+def test_a_dry_run_says_what_it_would_take(command, tmp_path):
+    line = "sweep qwen3-8b --arrival-rate 0.1:0.2:40 --chunk-size 4 --out folder --dry-run"
+    code, out, err = command(f"{line} --json")
+    assert (code, err, list(tmp_path.iterdir())) == (0, "", [])
+    document = json.loads(out)
+    assert (document["configurations"], document["chunks"], document["chunk_size"]) == (40, 10, 4)
+    assert document["seconds"] > 0
+    command(line.removesuffix(" --dry-run"))
+    written = sum(path.stat().st_size for path in tmp_path.glob("folder/part-*"))
+    assert document["bytes"] == pytest.approx(written, rel=0.1)
+
+
+def test_a_full_disk_keeps_the_parts_of_a_folder(command, tmp_path, monkeypatch):
+    line = "sweep qwen3-8b --arrival-rate 0.1:0.2:10 --chunk-size 4 --out folder"
+    write = directory.write_whole
+
+    def full(path, data):
+        if path.name == "part-0000002.parquet":
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(directory, "write_whole", full)
+    code, out, err = command(line)
+    assert (code, out) == (2, "")
+    assert err == (
+        "jaxalloc: --out = 'folder': No space left on device: 8 of 10 configurations are kept: "
+        "make room and add --resume\n"
+    )
+    monkeypatch.setattr(directory, "write_whole", write)
+    assert command(f"{line} --resume").code == 0
+    assert jaxalloc.sweep.open(tmp_path / "folder").complete
+
+
+def test_a_plan_file_is_swept_resumed_and_confirmed(command, tmp_path):
+    (tmp_path / "plan.toml").write_text(
+        'workload = "qwen3-8b"\n[axes]\narrival_rate = "0.1:0.2:10"\n'
+    )
+    assert command("sweep plan.toml --out folder").code == 0
+    assert command("sweep plan.toml --out folder").code == 2
+    code, out, err = command("sweep plan.toml --out folder --resume --json")
+    assert (code, err) == (0, "")
+    assert (json.loads(out)["solved"], json.loads(out)["status"]) == (0, {"CONVERGED": 10})
+    assert "folder is complete" in command("sweep plan.toml --out folder --resume").out
+    code, _, err = command("sweep plan.toml --decay 1")
+    assert (code, err) == (2, "jaxalloc: decay: plan.toml is a plan: write it there\n")
 
 
 def test_a_disk_that_fills_up_is_named_and_leaves_nothing(command, tmp_path, monkeypatch):
-    def full(batch, solver):
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(chunks, "solve_batch", full)
+    monkeypatch.setattr(os, "fsync", full)
     code, out, err = command("sweep qwen3-8b --out a.parquet")
     assert (code, out) == (2, "")
     assert err == (

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxalloc.sweep.grid import coordinates, make_grid, parse_axis
-from jaxalloc.sweep.grid import workloads as grid_workloads
+from jaxalloc import sweep
+from jaxalloc.sweep.allocations import _fill, parse_axis
 from jaxalloc.workloads import files as workloads
 
 TASKS = ("AIME24", "AIME25", "GPQA-D", "GSM8K", "HMMT25")
@@ -17,8 +17,19 @@ def base():
 
 
 def grid(**axes):
-    parsed = [parse_axis(name, text, TASKS) for name, text in axes.items()]
-    return make_grid(base(), TASKS, parsed)
+    return sweep.plan("qwen3-8b", axes)
+
+
+def coordinates(plan, start, stop):
+    return plan.design.rows(start, stop)
+
+
+def lanes(plan, start, stop):
+    """The workloads of some rows."""
+    columns = plan.design.rows(start, stop)
+    places = [label.partition(".") for label in columns]
+    targets = tuple((field, TASKS.index(task) if task else None) for field, _, task in places)
+    return _fill(base(), stop - start, tuple(columns.values()), targets)
 
 
 def test_axes_include_both_ends():
@@ -64,7 +75,7 @@ def test_a_bad_axis_is_named(name, text):
 @pytest.mark.parametrize(
     ("axes", "expected"),
     [
-        ({"decay": "1:2:2", "decay.GSM8K": "1:2:2"}, "sets the same number"),
+        ({"decay": "1:2:2", "decay.GSM8K": "1:2:2"}, "axis decay.GSM8K: axis decay sets the same"),
         ({"decay.GSM8K": "1:2:2", "decay": "1:2:2"}, "sets the same number"),
         ({"gain": "0.1:0.9:3"}, "task GPQA-D must not exceed 1"),
         ({"arrival_rate": "1:2:1000000", "accuracy_weight": "1:2:1000000"}, "1e\\+12 config"),
@@ -86,17 +97,17 @@ def test_rows_run_in_the_order_of_the_axes_with_the_last_one_fastest():
     part = coordinates(plan, 5, 8)  # any slice agrees with the whole
     np.testing.assert_allclose(np.stack(list(part.values()), axis=1), rows[5:8], rtol=1e-15)
 
-    batch = grid_workloads(plan, 5, 8, rows=4)
-    weight, decay, tokens = (np.array(column) for column in zip(*rows[5:8], rows[7], strict=True))
+    batch = lanes(plan, 5, 8)
+    weight, decay, tokens = (np.array(column) for column in zip(*rows[5:8], strict=True))
     np.testing.assert_allclose(batch.accuracy_weight, weight, rtol=1e-15)
     np.testing.assert_allclose(batch.decay[:, 3], decay, rtol=1e-15)
-    np.testing.assert_array_equal(batch.decay[:, 0], np.full(4, 9.25e-5))
+    np.testing.assert_array_equal(batch.decay[:, 0], np.full(3, 9.25e-5))
     np.testing.assert_array_equal(batch.max_tokens, np.tile(tokens[:, None], (1, 5)))
-    np.testing.assert_array_equal(batch.gain, np.tile(base().gain, (4, 1)))
+    np.testing.assert_array_equal(batch.gain, np.tile(base().gain, (3, 1)))
 
 
 def test_a_grid_without_axes_is_the_workload_itself():
     plan = grid()
     assert (plan.size, coordinates(plan, 0, 1)) == (1, {})
-    batch = grid_workloads(plan, 0, 1, rows=1)
+    batch = lanes(plan, 0, 1)
     np.testing.assert_array_equal(batch.decay[0], base().decay)

@@ -6,21 +6,29 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jaxalloc.sweep.store import check_target, parquet_file, partial_path
+from jaxalloc.sweep.parquet import (
+    check_target,
+    parquet_file,
+    partial_path,
+    schema_of,
+    to_table,
+)
 
-COLUMNS = ("arrival_rate", "status", "steps")
+COLUMNS = {"arrival_rate": "float64", "status": "text", "steps": "int32"}
+SCHEMA = schema_of(COLUMNS, {"workload": "mine"})
 
 
 def rows(*numbers):
-    return {
+    columns = {
         "arrival_rate": np.array(numbers),
-        "status": np.array(["CONVERGED"] * len(numbers)),
+        "status": np.zeros(len(numbers), int),
         "steps": np.arange(len(numbers), dtype=np.int32),
     }
+    return to_table(columns, SCHEMA, ["CONVERGED"])
 
 
 def write_and_interrupt(path, chunks):
-    with parquet_file(path, COLUMNS, {}) as append:
+    with parquet_file(path, SCHEMA, []) as append:
         for chunk in chunks:
             append(chunk)
         raise KeyboardInterrupt
@@ -32,7 +40,7 @@ def names(folder):
 
 def test_all_rows_are_there_at_the_end_and_nothing_before(tmp_path):
     path = tmp_path / "a.parquet"
-    with parquet_file(path, COLUMNS, {"workload": "mine"}) as append:
+    with parquet_file(path, SCHEMA, ["status"]) as append:
         append(rows(1.0, 2.0))
         append(rows(3.0))
         assert not path.exists()

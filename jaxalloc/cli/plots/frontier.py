@@ -17,7 +17,8 @@ from jaxalloc.workloads.fields import FIELDS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from jaxalloc.sweep.grid import Axis, Grid
+    from jaxalloc.sweep.axes import Axis
+    from jaxalloc.sweep.designs import Grid
 
 _MAX_CURVES = 40
 _LABELLED_CURVES = 6

@@ -1,4 +1,7 @@
-"""What the words on the command line of `jaxalloc schedule` mean; errors are ValueErrors."""
+"""What the words of `jaxalloc schedule` and of a plan mean; errors are ValueErrors.
+
+Messages call a setting as its flag is called.
+"""
 
 from __future__ import annotations
 
