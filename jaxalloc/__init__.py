@@ -25,6 +25,11 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
         solve_for_system_time,
     )
     from jaxalloc.allocation.workload import Workload
+    from jaxalloc.calibration.accuracy import AccuracyFit, fit_accuracy
+    from jaxalloc.calibration.arrivals import ArrivalFit, MixFit, fit_arrivals, fit_mix
+    from jaxalloc.calibration.intervals import Intervals, accuracy_intervals
+    from jaxalloc.calibration.service import ServiceFit, fit_service_time, service_intervals
+    from jaxalloc.calibration.status import FitStatus
     from jaxalloc.scheduling import policies
     from jaxalloc.scheduling.batch import simulate_batch
     from jaxalloc.scheduling.batch_time import BatchTime
@@ -52,6 +57,11 @@ _HOMES = {
         "solve_for_system_time",
     ),
     "allocation.workload": ("Workload",),
+    "calibration.accuracy": ("AccuracyFit", "fit_accuracy"),
+    "calibration.arrivals": ("ArrivalFit", "MixFit", "fit_arrivals", "fit_mix"),
+    "calibration.intervals": ("Intervals", "accuracy_intervals"),
+    "calibration.service": ("ServiceFit", "fit_service_time", "service_intervals"),
+    "calibration.status": ("FitStatus",),
     "scheduling": ("policies",),
     "scheduling.batch": ("simulate_batch",),
     "scheduling.batch_time": ("BatchTime",),
@@ -64,10 +74,15 @@ _HOMES = {
 _HOME = {name: f"jaxalloc.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AccuracyFit",
     "Allocation",
+    "ArrivalFit",
     "BatchTime",
+    "FitStatus",
     "FixedPoint",
     "Frontier",
+    "Intervals",
+    "MixFit",
     "Newton",
     "Outputs",
     "ProjectedGradient",
@@ -76,9 +91,15 @@ __all__ = [
     "Schedule",
     "ScheduleStatus",
     "Sensitivity",
+    "ServiceFit",
     "Status",
     "Workload",
+    "accuracy_intervals",
     "contraction_bound",
+    "fit_accuracy",
+    "fit_arrivals",
+    "fit_mix",
+    "fit_service_time",
     "frontier",
     "latency_bound",
     "lipschitz_bound",
@@ -90,6 +111,7 @@ __all__ = [
     "policies",
     "round_tokens",
     "sensitivity",
+    "service_intervals",
     "simulate",
     "simulate_batch",
     "solve",
