@@ -27,6 +27,17 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from jaxalloc.allocation.workload import Workload
     from jaxalloc.calibration.accuracy import AccuracyFit, fit_accuracy
     from jaxalloc.calibration.arrivals import ArrivalFit, MixFit, fit_arrivals, fit_mix
+    from jaxalloc.calibration.bootstrap import (
+        Replicates,
+        bootstrap_accuracy,
+        bootstrap_intervals,
+    )
+    from jaxalloc.calibration.decision import (
+        Covariances,
+        Decision,
+        exactly_known,
+        solve_uncertain,
+    )
     from jaxalloc.calibration.intervals import Intervals, accuracy_intervals
     from jaxalloc.calibration.service import ServiceFit, fit_service_time, service_intervals
     from jaxalloc.calibration.status import FitStatus
@@ -59,6 +70,8 @@ _HOMES = {
     "allocation.workload": ("Workload",),
     "calibration.accuracy": ("AccuracyFit", "fit_accuracy"),
     "calibration.arrivals": ("ArrivalFit", "MixFit", "fit_arrivals", "fit_mix"),
+    "calibration.bootstrap": ("Replicates", "bootstrap_accuracy", "bootstrap_intervals"),
+    "calibration.decision": ("Covariances", "Decision", "exactly_known", "solve_uncertain"),
     "calibration.intervals": ("Intervals", "accuracy_intervals"),
     "calibration.service": ("ServiceFit", "fit_service_time", "service_intervals"),
     "calibration.status": ("FitStatus",),
@@ -78,6 +91,8 @@ __all__ = [
     "Allocation",
     "ArrivalFit",
     "BatchTime",
+    "Covariances",
+    "Decision",
     "FitStatus",
     "FixedPoint",
     "Frontier",
@@ -86,6 +101,7 @@ __all__ = [
     "Newton",
     "Outputs",
     "ProjectedGradient",
+    "Replicates",
     "Requests",
     "Rounding",
     "Schedule",
@@ -95,7 +111,10 @@ __all__ = [
     "Status",
     "Workload",
     "accuracy_intervals",
+    "bootstrap_accuracy",
+    "bootstrap_intervals",
     "contraction_bound",
+    "exactly_known",
     "fit_accuracy",
     "fit_arrivals",
     "fit_mix",
@@ -119,6 +138,7 @@ __all__ = [
     "solve_for_accuracy",
     "solve_for_mean_tokens",
     "solve_for_system_time",
+    "solve_uncertain",
     "status_fractions",
     "utilization",
     "validate",

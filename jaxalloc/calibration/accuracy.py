@@ -156,8 +156,7 @@ def fit_counts(levels: Counts, rows: Rows | None = None) -> AccuracyFit:
         rows = rows._replace(counts=rows.counts._replace(tokens=rows.counts.tokens / scale))
     degenerate = _degenerate(levels)
     top = _at_least_constant(scaled, climb(_stand_in(scaled, degenerate != FitStatus.CONVERGED)))
-    floor, ceiling, rate = top.point
-    gain = ceiling - floor
+    gain, decay, floor = unscaled(top.point, scale)
     plain, robust, dof = _covariances(scaled, top, rows)
     ratio = _flat_ratio(scaled, top, rows)
     status = jnp.where(
@@ -165,7 +164,6 @@ def fit_counts(levels: Counts, rows: Rows | None = None) -> AccuracyFit:
     )
     found = jnp.where(degenerate == FitStatus.CONVERGED, 1, jnp.nan)
     usable = jnp.where(status <= FitStatus.AT_BOUND, 1, jnp.nan)
-    decay = jnp.exp(rate) / scale
     units = jnp.stack([jnp.ones_like(decay), decay, jnp.ones_like(decay)])
     return AccuracyFit(
         gain=gain * found,
@@ -188,6 +186,12 @@ def _at_least_constant(counts: Counts, top: Maximum) -> Maximum:
     flat = log_likelihood(counts, mean * jnp.ones_like(counts.tokens))
     constant = Maximum(jnp.stack([mean, mean, top.point[2]]), flat, jnp.zeros_like(flat), top.steps)
     return jax.tree.map(lambda own, other: jnp.where(top.value > flat, own, other), top, constant)
+
+
+def unscaled(point: Vector, scale: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+    """(A, b, D) of a point (D, U, ln b) whose budgets were divided by `scale`."""
+    floor, ceiling, rate = point
+    return ceiling - floor, jnp.exp(rate) / scale, floor
 
 
 def scale_of(counts: Counts) -> Scalar:

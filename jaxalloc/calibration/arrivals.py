@@ -83,8 +83,9 @@ def fit_mix(counts: Any, level: float = 0.95) -> MixFit:
       counts: [K] arrivals of each task.
       level: the probability that an interval holds its share.
 
-    >>> print(fit_mix(jnp.array([30, 70])).interval[0].round(3))
-    [0.219 0.396]
+    >>> low, high = fit_mix([30, 70]).interval[0]
+    >>> print(f"{low:.3f} to {high:.3f}")
+    0.219 to 0.396
     """
     counts = jnp.asarray(counts) * 1.0
     total = jnp.sum(counts)
