@@ -30,7 +30,7 @@ USABLE = (FitStatus.CONVERGED, FitStatus.WEAK, FitStatus.AT_BOUND)
 
 MEANING = {
     FitStatus.CONVERGED: "determined by the data",
-    FitStatus.WEAK: "determined only roughly, intervals are approximate: more questions would help",
+    FitStatus.WEAK: "near a bound, or the decay is known badly: its intervals are approximate",
     FitStatus.AT_BOUND: "a parameter is at its bound: its interval is one-sided",
     FitStatus.MAX_STEPS: "the fit did not converge: look at the data",
     FitStatus.FLAT: "no rise with tokens beyond chance: measure more, or budgets further apart",
