@@ -63,9 +63,9 @@ def expected_error(truth: np.ndarray, trials: np.ndarray) -> np.ndarray:
 
 def counts(table: np.ndarray, questions: np.ndarray) -> tuple[Any, Any, Any]:
     """The same data as levels, as rows by question, and as tables for the bootstrap."""
-    from jaxalloc.calibration.accuracy import Rows
     from jaxalloc.calibration.bootstrap import Table
     from jaxalloc.calibration.likelihood import Counts
+    from jaxalloc.calibration.verdict import Rows
 
     number, size, width = table.shape
     asked = np.arange(size) < questions[:, None]

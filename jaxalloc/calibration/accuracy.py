@@ -14,27 +14,18 @@ from jaxalloc.calibration.clusters import one_sided_error, outer_products, sum_b
 from jaxalloc.calibration.likelihood import (
     Counts,
     Matrix,
-    PerLevel,
     Scalar,
     Symmetric,
     Vector,
     evaluate,
     log_likelihood,
-    probability,
 )
 from jaxalloc.calibration.maximum import Maximum, held, search, whole_box
-from jaxalloc.calibration.rows import Labels, as_floats, check_rows, require
-from jaxalloc.calibration.status import (
-    UNKNOWN_RATE_ERROR,
-    WEAK_MARGIN,
-    WEAK_RATE_ERROR,
-    FitStatus,
-)
+from jaxalloc.calibration.rows import as_floats, check_rows, require
+from jaxalloc.calibration.status import FitStatus
+from jaxalloc.calibration.verdict import Rows, curve_of, degenerate, flat_ratio, judge
 
 MOST_LEVELS_IN_A_KERNEL = 1024
-_CONVERGED = {"float64": 1e-6, "float32": 1e-2}  # the largest decrement
-# A constant is rejected above this ratio of likelihoods: by chance one time in 10^4.
-_FLAT_RATIO = 18.4
 
 
 class AccuracyFit(NamedTuple):
@@ -71,18 +62,6 @@ class AccuracyFit(NamedTuple):
     def standard_error(self) -> Vector:
         """[3] of (gain, decay, floor)."""
         return jnp.sqrt(jnp.diagonal(self.covariance, axis1=-2, axis2=-1))
-
-
-class Rows(NamedTuple):
-    """The counts of single questions, of which those of the levels are the sums.
-
-    Attributes:
-      counts: [N] each.
-      question: [N] integers that name the questions.
-    """
-
-    counts: Counts
-    question: Labels
 
 
 def fit_accuracy(
@@ -154,15 +133,13 @@ def fit_counts(levels: Counts, rows: Rows | None = None) -> AccuracyFit:
     scaled = levels._replace(tokens=levels.tokens / scale)
     if rows is not None:
         rows = rows._replace(counts=rows.counts._replace(tokens=rows.counts.tokens / scale))
-    degenerate = _degenerate(levels)
-    top = _at_least_constant(scaled, climb(_stand_in(scaled, degenerate != FitStatus.CONVERGED)))
+    lack = degenerate(levels)
+    top = _at_least_constant(scaled, climb(_stand_in(scaled, lack != FitStatus.CONVERGED)))
     gain, decay, floor = unscaled(top.point, scale)
     plain, robust, dof = _covariances(scaled, top, rows)
-    ratio = _flat_ratio(scaled, top, rows)
-    status = jnp.where(
-        degenerate != FitStatus.CONVERGED, degenerate, _judge(scaled, top, plain, robust, ratio)
-    )
-    found = jnp.where(degenerate == FitStatus.CONVERGED, 1, jnp.nan)
+    ratio = flat_ratio(scaled, top, rows)
+    status = jnp.where(lack != FitStatus.CONVERGED, lack, judge(scaled, top, plain, robust, ratio))
+    found = jnp.where(lack == FitStatus.CONVERGED, 1, jnp.nan)
     usable = jnp.where(status <= FitStatus.AT_BOUND, 1, jnp.nan)
     units = jnp.stack([jnp.ones_like(decay), decay, jnp.ones_like(decay)])
     return AccuracyFit(
@@ -204,39 +181,6 @@ def _stand_in(counts: Counts, replace: Bool[Array, ""]) -> Counts:
     """Harmless counts in the place of what has no maximum."""
     safe = Counts(counts.tokens * 0 + 1, counts.tokens * 0 + 0.5, jnp.ones_like(counts.tokens))
     return jax.tree.map(lambda own, other: jnp.where(replace, other, own), counts, safe)
-
-
-def _degenerate(counts: Counts) -> Int[Array, ""]:
-    """The status of data without a maximum; CONVERGED stands for "go on"."""
-    measured = counts.trials > 0
-    in_order = jnp.sort(jnp.where(measured, counts.tokens, jnp.inf))
-    new = jnp.isfinite(in_order[1:]) & (in_order[1:] > in_order[:-1])
-    levels = jnp.sum(new) + jnp.any(measured)
-    hits, total = jnp.sum(counts.correct), jnp.sum(counts.trials)
-    status = jnp.where(levels < 3, FitStatus.FEW_LEVELS, FitStatus.CONVERGED)
-    status = jnp.where((hits == 0) & (total > 0), FitStatus.ALL_WRONG, status)
-    status = jnp.where((hits == total) & (total > 0), FitStatus.ALL_CORRECT, status)
-    valid = jnp.isfinite(counts.tokens) & jnp.isfinite(counts.trials)
-    valid &= (counts.tokens >= 0) & (counts.correct >= 0) & (counts.correct <= counts.trials)
-    return jnp.where(jnp.all(valid), status, FitStatus.INVALID).astype(jnp.int32)
-
-
-def _judge(
-    counts: Counts, top: Maximum, plain: Matrix, robust: Matrix, ratio: Scalar
-) -> Int[Array, ""]:
-    """The status of a maximum, given the covariances of (gain, ln b, floor)."""
-    box = whole_box(counts)
-    # Of two estimates the larger: choosing fits by a small one chooses those that are too small.
-    error = jnp.sqrt(jnp.maximum(plain[1, 1], robust[1, 1]))
-    at_bound = jnp.any((top.point <= box.low) | (top.point >= box.high))
-    near = (top.point[0] < WEAK_MARGIN) | (top.point[1] > 1 - WEAK_MARGIN)
-    weak = near | ~(error <= WEAK_RATE_ERROR)
-    status = jnp.where(weak, FitStatus.WEAK, FitStatus.CONVERGED)
-    status = jnp.where(at_bound, FitStatus.AT_BOUND, status)
-    converged = top.decrement <= _CONVERGED[str(top.value.dtype)]
-    status = jnp.where(converged, status, FitStatus.MAX_STEPS)
-    status = jnp.where(error <= UNKNOWN_RATE_ERROR, status, FitStatus.DECAY_UNKNOWN)
-    return jnp.where(ratio >= _FLAT_RATIO, status, FitStatus.FLAT).astype(jnp.int32)
 
 
 def _covariances(counts: Counts, top: Maximum, rows: Rows | None) -> tuple[Matrix, Matrix, Scalar]:
@@ -292,35 +236,9 @@ def _meat(top: Maximum, rows: Rows | None) -> tuple[Matrix | None, Scalar]:
     x = jnp.exp(rate) * counts.tokens
     rest = jnp.exp(-x)
     slopes = jnp.stack([rest, 1 - rest, (ceiling - floor) * x * rest], axis=-1)
-    p = _curve(counts, top)
+    p = curve_of(counts, top)
     inside = (p > 0) & (p < 1)
     pull = (counts.correct - counts.trials * p) / jnp.where(inside, p * (1 - p), 1)
     scores = slopes * jnp.where(inside, pull, 0)[:, None]
     sums, number = sum_by_question(scores, counts.trials, rows.question)
     return outer_products(sums, number), jnp.maximum(number - 1, 1)
-
-
-def _curve(counts: Counts, top: Maximum) -> PerLevel:
-    floor, ceiling, rate = top.point
-    return probability(counts.tokens, ceiling - floor, jnp.exp(rate), floor)
-
-
-def _flat_ratio(counts: Counts, top: Maximum, rows: Rows | None) -> Scalar:
-    """Twice the log-likelihood over that of a constant, over the design effect of the contrast.
-
-    The contrast is the score of the gain beside a constant, Σ (y - n p) (r - r̄), with r the rise
-    1 - e^{-b l}: its variance by questions over its binomial variance (derived here).
-    """
-    mean = jnp.sum(counts.correct) / jnp.sum(counts.trials)
-    flat = log_likelihood(counts, mean * jnp.ones_like(counts.tokens))
-    ratio = 2 * (top.value - flat)
-    if rows is None:
-        return ratio
-    counts = rows.counts
-    rise = -jnp.expm1(-jnp.exp(top.point[2]) * counts.tokens)
-    rise = rise - jnp.sum(counts.trials * rise) / jnp.sum(counts.trials)
-    p = _curve(counts, top)
-    contrast = (counts.correct - counts.trials * p) * rise
-    robust = outer_products(*sum_by_question(contrast[:, None], counts.trials, rows.question))[0, 0]
-    plain = jnp.sum(counts.trials * p * (1 - p) * jnp.square(rise))
-    return jnp.where(plain > 0, ratio * plain / jnp.where(robust > 0, robust, plain), 0)

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalloc.calibration.accuracy import AccuracyFit, Rows, fit_counts, gather
+from jaxalloc.calibration.accuracy import AccuracyFit, fit_counts, gather
 from jaxalloc.calibration.bootstrap import bootstrap_accuracy, bootstrap_intervals
 from jaxalloc.calibration.intervals import Intervals, count_intervals
 from jaxalloc.calibration.likelihood import Counts
 from jaxalloc.calibration.service import ServiceFit, fit_service_time, service_intervals
 from jaxalloc.calibration.status import MEANING, USABLE, FitStatus
+from jaxalloc.calibration.verdict import Rows
 from jaxalloc.measurements.goodness import Bins, group
 from jaxalloc.measurements.runs import Counted, Floats, Runs
 
