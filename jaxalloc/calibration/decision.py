@@ -175,7 +175,7 @@ def _solve_uncertain(
         regret_high=jnp.nanquantile(regret[: _ROUNDS * size], level),
         regret_by_task=apart[:k],
         regret_by_parameter=_by_field(workload, apart[k:]),
-        solved=jnp.mean(ok[: _ROUNDS * size]),
+        solved=jnp.mean(ok[: _ROUNDS * size].astype(workload.dtype)),
     )
 
 
