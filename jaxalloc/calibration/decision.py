@@ -96,7 +96,7 @@ def solve_uncertain(
 ) -> Decision:
     """The optimum of one workload with the uncertainty of its parameters carried through.
 
-    Draws are normal in gain, ln decay, floor, base_time, ln time_per_token, service_cv, mix and
+    Draws are normal in ln gain, ln decay, floor, base_time, ln time_per_token, service_cv, mix and
     ln arrival_rate, brought back into the domain where they leave it. Works under `jax.jit` and
     `jax.vmap`.
 
@@ -206,10 +206,15 @@ def draw(key: Any, workload: Workload, covariances: Covariances, samples: int) -
         return covariance / units[:, :, None] / units[:, None, :]
 
     one = jnp.ones_like(workload.decay)
+    some = jnp.where(workload.gain > 0, workload.gain, 1)
     curve = normal(
-        0, logarithmic(covariances.curve, jnp.stack([one, workload.decay, one], -1)), (k, 3)
+        0, logarithmic(covariances.curve, jnp.stack([some, workload.decay, one], -1)), (k, 3)
     )
     floor = jnp.clip(workload.floor[None] + curve[..., 2], 0, 1)
+    free = workload.gain[None] * jnp.exp(curve[..., 0])
+    gain = jnp.minimum(free, 1 - floor)
+    # What the data know best is the first slope, A b: it stays where a gain is cut off.
+    faster = jnp.where(gain > 0, free / jnp.where(gain > 0, gain, 1), 1)
     service = normal(
         1, logarithmic(covariances.service, jnp.stack([one, workload.time_per_token], -1)), (k, 2)
     )
@@ -226,8 +231,8 @@ def draw(key: Any, workload: Workload, covariances: Covariances, samples: int) -
     return Workload(
         arrival_rate=rates,
         mix=mix / jnp.sum(mix, axis=-1, keepdims=True),
-        gain=jnp.clip(workload.gain[None] + curve[..., 0], 0, 1 - floor),
-        decay=workload.decay[None] * jnp.exp(curve[..., 1]),
+        gain=gain,
+        decay=workload.decay[None] * jnp.exp(curve[..., 1]) * faster,
         floor=floor,
         base_time=jnp.maximum(workload.base_time[None] + service[..., 0], 0),
         time_per_token=workload.time_per_token[None] * jnp.exp(service[..., 1]),
