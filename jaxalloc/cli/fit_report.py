@@ -152,11 +152,9 @@ def _number(value: float, digits: int = 2) -> str:
         return "-" if np.isnan(value) else "∞"
     if value == 0:
         return "0"
-    return (
-        f"{value:.4f}".rstrip("0").rstrip(".")
-        if value < 0.01
-        else f"{value:#.{digits}g}".rstrip(".")
-    )
+    if value < 0.01:
+        return f"{value:.4f}".rstrip("0").rstrip(".")
+    return f"{value:#.{digits}g}".rstrip(".") if value < 99.5 else f"{value:,.0f}"
 
 
 def _print_decision(document: dict[str, Any]) -> None:
@@ -195,6 +193,6 @@ def _print_decision(document: dict[str, Any]) -> None:
     )
     matters = next(iter(best["regret_by_parameter"]))
     if best["measure_next"] is not None:
-        totals.add_row("matters most", matters)
-        totals.add_row("measure next", best["measure_next"])
+        totals.add_row("matters most", f"{matters}, of single parameters")
+        totals.add_row("measure next", f"{best['measure_next']}: of tasks, most regret alone")
     show(table, totals)
