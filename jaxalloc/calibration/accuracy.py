@@ -70,8 +70,8 @@ def fit_accuracy(
     """The accuracy curve of largest likelihood for answers at different token budgets.
 
     A, D >= 0, A + D <= 1 and b > 0 hold by construction. Written for one task; works under
-    `jax.jit` and `jax.vmap`. Rows with 0 trials play no part, so that tasks can be filled up to one
-    shape. Equal rows may be counted together, which is quicker.
+    `jax.jit`, `jax.vmap` and differentiation. Rows with 0 trials play no part, so that tasks can be
+    filled up to one shape. Equal rows may be counted together, which is quicker.
 
     Args:
       tokens: [N] the budget of every row. What the model chose to spend is no substitute: it spends
@@ -115,10 +115,33 @@ def gather(counts: Counts) -> Counts:
     return Counts(*map(jnp.asarray, levels))
 
 
+@jax.custom_jvp
 def climb(counts: Counts) -> Maximum:
-    """The highest maximum, found in the form that the platform runs best."""
+    """The highest maximum, found in the form that the platform runs best.
+
+    Its derivative is that of the equations of the maximum, H dθ = d(gradient), on the coordinates
+    that are free (implicit function theorem), not of the iterations.
+    """
     kernel = counts.tokens.shape[-1] <= MOST_LEVELS_IN_A_KERNEL
     return dispatch(search, counts, kernel=kernel)
+
+
+@climb.defjvp
+def _climb_jvp(primals: tuple[Counts], tangents: tuple[Counts]) -> tuple[Maximum, Maximum]:
+    (counts,), (moved,) = primals, tangents
+    top = climb(counts)
+    one = jnp.ones_like(top.value)
+
+    def at(own: Counts) -> tuple[Scalar, Vector]:
+        there = evaluate(own, top.point, one)
+        return there.value, jnp.stack(there.gradient)
+
+    _, (value, push) = jax.jvp(at, (counts,), (moved,))
+    there = evaluate(counts, top.point, one)
+    free = jnp.where(held(top.point, jnp.stack(there.gradient), whole_box(counts)), 0, 1)
+    point = _invert_free(_full(there.observed), free) @ push
+    none: Any = np.zeros(top.steps.shape, jax.dtypes.float0)  # an integer has no tangent
+    return top, Maximum(point, value, jnp.zeros_like(top.decrement), none)
 
 
 @jax.jit
@@ -197,8 +220,7 @@ def _covariances(counts: Counts, top: Maximum, rows: Rows | None) -> tuple[Matri
     fixed = held(top.point, gradient, whole_box(counts))
     information = _full(at.observed)
     free = jnp.where(fixed, 0, 1)
-    both = free[:, None] * free[None, :]
-    inverse = _invert(information * both + jnp.diag(1 - free)) * both
+    inverse = _invert_free(information, free)
     follow = jnp.eye(3, dtype=inverse.dtype) - inverse @ information
     curvature = jnp.diagonal(information @ follow)
     error = jnp.where(fixed, one_sided_error(jnp.abs(gradient), curvature), 0)
@@ -214,6 +236,12 @@ def _covariances(counts: Counts, top: Maximum, rows: Rows | None) -> tuple[Matri
 def _full(entries: Symmetric) -> Matrix:
     a, b, c, d, e, f = entries
     return jnp.stack([jnp.stack([a, d, e]), jnp.stack([d, b, f]), jnp.stack([e, f, c])])
+
+
+def _invert_free(matrix: Matrix, free: Any) -> Matrix:
+    """The inverse on the coordinates where `free` is 1; 0 elsewhere."""
+    both = free[:, None] * free[None, :]
+    return _invert(matrix * both + jnp.diag(1 - free)) * both
 
 
 def _invert(matrix: Matrix) -> Matrix:

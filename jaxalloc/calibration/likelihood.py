@@ -70,8 +70,9 @@ def log_likelihood(counts: Counts, p: PerLevel) -> Scalar:
 
 def _terms(counts: Counts, p: PerLevel) -> PerLevel:
     wrong = counts.trials - counts.correct
-    hits = jnp.where(counts.correct > 0, counts.correct * jnp.log(p), 0)
-    return hits + jnp.where(wrong > 0, wrong * jnp.log1p(-p), 0)
+    right = jnp.where(counts.correct > 0, p, 1)  # selected first: a derivative stays finite
+    left = jnp.where(wrong > 0, p, 0)
+    return counts.correct * jnp.log(right) + wrong * jnp.log1p(-left)
 
 
 def evaluate(counts: Counts, point: Vector, kappa: Scalar) -> Evaluation:
@@ -90,10 +91,11 @@ def evaluate(counts: Counts, point: Vector, kappa: Scalar) -> Evaluation:
     p = floor + gain * rise
     by_floor, by_rate = 1 - kappa * rise, gain * turn
     wrong = counts.trials - counts.correct
-    hit = jnp.where(counts.correct > 0, counts.correct / p, 0)
-    miss = jnp.where(wrong > 0, wrong / (1 - p), 0)
+    right = jnp.where(counts.correct > 0, p, 1)  # selected first, as in the likelihood
+    left = jnp.where(wrong > 0, 1 - p, 1)
+    hit, miss = counts.correct / right, wrong / left
     slope = hit - miss
-    seen = jnp.where(counts.correct > 0, hit / p, 0) + jnp.where(wrong > 0, miss / (1 - p), 0)
+    seen = hit / right + miss / left
     inside = (p > 0) & (p < 1)
     meant = jnp.where(inside, counts.trials / jnp.where(inside, p * (1 - p), 1), 0)
     products = (
@@ -117,6 +119,7 @@ def evaluate(counts: Counts, point: Vector, kappa: Scalar) -> Evaluation:
     return Evaluation(sums[0], sums[1:4], sums[4:10], sums[10:16])
 
 
+@jax.custom_jvp
 def _sums(*terms: PerLevel) -> tuple[Scalar, ...]:
     """The sums over levels of several vectors, in one pass."""
     zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
@@ -125,3 +128,10 @@ def _sums(*terms: PerLevel) -> tuple[Scalar, ...]:
             terms, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), (0,)
         )
     )
+
+
+@_sums.defjvp
+def _sums_jvp(
+    terms: tuple[PerLevel, ...], moved: tuple[PerLevel, ...]
+) -> tuple[tuple[Scalar, ...], tuple[Scalar, ...]]:
+    return _sums(*terms), tuple(jnp.sum(term) for term in moved)

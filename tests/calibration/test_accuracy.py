@@ -169,3 +169,26 @@ def test_lanes_of_every_status_do_not_disturb_each_other():
 def test_bad_rows_are_named(rows, message):
     with pytest.raises(ValueError, match=message):
         jaxalloc.fit_accuracy(*rows)
+
+
+@pytest.mark.parametrize("case", ["a fine curve", "no floor"])
+def test_the_derivative_is_that_of_differences(case):
+    tokens, correct, _ = DEGENERATE[case]
+    rows = tuple(jnp.asarray(x, float) for x in (tokens, correct, [300.0] * 8))
+
+    def curve(tokens, correct):
+        fit = jaxalloc.fit_accuracy(tokens, correct, rows[2])
+        return jnp.stack([fit.gain, fit.decay * 1e3, fit.floor, fit.log_likelihood])
+
+    forward, backward = (
+        jax.jit(jac(curve, argnums=(0, 1)))(*rows[:2]) for jac in (jax.jacfwd, jax.jacrev)
+    )
+    for k, step in ((0, 1e-2), (1, 1e-4)):
+        np.testing.assert_allclose(forward[k], backward[k], rtol=1e-8, atol=1e-12)
+        for level in (3, 6):
+            moved = [
+                [*rows[:k], rows[k].at[level].add(side * step), *rows[k + 1 : 2]]
+                for side in (1, -1)
+            ]
+            slope = (curve(*moved[0]) - curve(*moved[1])) / (2 * step)
+            np.testing.assert_allclose(forward[k][:, level], slope, rtol=1e-3, atol=1e-8)
