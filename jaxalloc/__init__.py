@@ -26,6 +26,22 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
         solve_for_system_time,
     )
     from jaxalloc.allocation.workload import Workload
+    from jaxalloc.calibration.accuracy import AccuracyFit, fit_accuracy
+    from jaxalloc.calibration.arrivals import ArrivalFit, MixFit, fit_arrivals, fit_mix
+    from jaxalloc.calibration.bootstrap import (
+        Replicates,
+        bootstrap_accuracy,
+        bootstrap_intervals,
+    )
+    from jaxalloc.calibration.decision import (
+        Covariances,
+        Decision,
+        exactly_known,
+        solve_uncertain,
+    )
+    from jaxalloc.calibration.intervals import Intervals, accuracy_intervals
+    from jaxalloc.calibration.service import ServiceFit, fit_service_time, service_intervals
+    from jaxalloc.calibration.status import FitStatus
     from jaxalloc.scheduling import policies
     from jaxalloc.scheduling.batch import simulate_batch
     from jaxalloc.scheduling.batch_time import BatchTime
@@ -54,6 +70,13 @@ _HOMES = {
         "solve_for_system_time",
     ),
     "allocation.workload": ("Workload",),
+    "calibration.accuracy": ("AccuracyFit", "fit_accuracy"),
+    "calibration.arrivals": ("ArrivalFit", "MixFit", "fit_arrivals", "fit_mix"),
+    "calibration.bootstrap": ("Replicates", "bootstrap_accuracy", "bootstrap_intervals"),
+    "calibration.decision": ("Covariances", "Decision", "exactly_known", "solve_uncertain"),
+    "calibration.intervals": ("Intervals", "accuracy_intervals"),
+    "calibration.service": ("ServiceFit", "fit_service_time", "service_intervals"),
+    "calibration.status": ("FitStatus",),
     "scheduling": ("policies",),
     "scheduling.batch": ("simulate_batch",),
     "scheduling.batch_time": ("BatchTime",),
@@ -68,21 +91,38 @@ _HOME = {
 }
 
 __all__ = [
+    "AccuracyFit",
     "Allocation",
+    "ArrivalFit",
     "BatchTime",
+    "Covariances",
+    "Decision",
+    "FitStatus",
     "FixedPoint",
     "Frontier",
+    "Intervals",
+    "MixFit",
     "Newton",
     "Outputs",
     "ProjectedGradient",
+    "Replicates",
     "Requests",
     "Rounding",
     "Schedule",
     "ScheduleStatus",
     "Sensitivity",
+    "ServiceFit",
     "Status",
     "Workload",
+    "accuracy_intervals",
+    "bootstrap_accuracy",
+    "bootstrap_intervals",
     "contraction_bound",
+    "exactly_known",
+    "fit_accuracy",
+    "fit_arrivals",
+    "fit_mix",
+    "fit_service_time",
     "frontier",
     "latency_bound",
     "lipschitz_bound",
@@ -94,6 +134,7 @@ __all__ = [
     "policies",
     "round_tokens",
     "sensitivity",
+    "service_intervals",
     "simulate",
     "simulate_batch",
     "solve",
@@ -101,6 +142,7 @@ __all__ = [
     "solve_for_accuracy",
     "solve_for_mean_tokens",
     "solve_for_system_time",
+    "solve_uncertain",
     "status_fractions",
     "sweep",
     "utilization",

@@ -17,7 +17,17 @@ import typer
 from jaxalloc.cli.errors import BadInput
 
 # Modules of this package, each with `register(app)`, in the order of the help.
-COMMANDS = ("presets", "solve", "sweep", "sensitivity", "frontier", "schedule", "plot", "doctor")
+COMMANDS = (
+    "presets",
+    "solve",
+    "sweep",
+    "sensitivity",
+    "frontier",
+    "schedule",
+    "fit",
+    "plot",
+    "doctor",
+)
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count

@@ -2,7 +2,8 @@
 
 A file is TOML: `arrival_rate` and `accuracy_weight` (and, if wished, `name`, `source`, `note`) at
 the top, then one `[[task]]` table a type with the fields of `Workload` as plain numbers. Standard
-errors may stand beside them (`decay_se`), and the covariance of (gain, decay, floor).
+errors may stand beside them (`decay_se`), and the covariances of (gain, decay, floor) and of
+(base_time, time_per_token).
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=Fal
 _MIX_TOLERANCE = 1e-6
 _TOKENS = ("min_tokens", "max_tokens")
 
+# Covariances of a task and what they are of.
+COVARIANCES = {
+    "covariance": ("gain", "decay", "floor"),
+    "service_covariance": ("base_time", "time_per_token"),
+}
 StandardError = Field(default=None, ge=0)
 
 
@@ -52,6 +58,7 @@ class Task(BaseModel):
     time_per_token_se: float | None = StandardError
     service_cv_se: float | None = StandardError
     covariance: list[list[float]] | None = None
+    service_covariance: list[list[float]] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Task:
@@ -63,8 +70,10 @@ class Task(BaseModel):
         best = self.floor + self.gain
         if best > 1 + 4 * np.finfo(float).eps:
             raise ValueError(f"floor + gain = {best:g} must not exceed 1: lower one of them")
-        if self.covariance is not None:
-            _check_covariance(self.covariance)
+        for key, fields in COVARIANCES.items():
+            rows = getattr(self, key)
+            if rows is not None:
+                _check_covariance(rows, key, fields)
         return self
 
 
@@ -77,6 +86,7 @@ class WorkloadFile(BaseModel):
     source: str | None = None
     note: str | None = None
     arrival_rate: float = Field(ge=0)
+    arrival_rate_se: float | None = StandardError
     accuracy_weight: float = Field(ge=0)
     task: list[Task] = Field(min_length=1)
 
@@ -97,20 +107,21 @@ class WorkloadFile(BaseModel):
         return tuple(task.name for task in self.task)
 
 
-def _check_covariance(rows: list[list[float]]) -> None:
-    """Raise ValueError unless `rows` can be the covariance of (gain, decay, floor)."""
-    if len(rows) != 3 or any(len(row) != 3 for row in rows):
+def _check_covariance(rows: list[list[float]], key: str, fields: tuple[str, ...]) -> None:
+    """Raise ValueError unless `rows` can be the covariance of the fields."""
+    size, names = len(fields), f"({', '.join(fields)})"
+    if len(rows) != size or any(len(row) != size for row in rows):
         shape = f"{len(rows)} rows of {[len(row) for row in rows]}"
-        raise ValueError(f"covariance has {shape} numbers: give 3 rows of 3 (gain, decay, floor)")
+        raise ValueError(f"{key} has {shape} numbers: give {size} rows of {size} {names}")
     matrix = np.array(rows)
     scale = np.sqrt(np.clip(np.diag(matrix), 0, None))
     slack = 1e-9 * np.outer(scale, scale)
     if np.any(np.abs(matrix - matrix.T) > slack):
-        raise ValueError(f"covariance = {rows} is not symmetric: give (gain, decay, floor) in both")
+        raise ValueError(f"{key} = {rows} is not symmetric: give {names} in both")
     if np.any(np.abs(matrix) > np.outer(scale, scale) + slack):
         raise ValueError(
-            f"covariance = {rows} has a variance below 0 or a correlation above 1: "
-            "give the covariance of (gain, decay, floor)"
+            f"{key} = {rows} has a variance below 0 or a correlation above 1: "
+            f"give the covariance of {names}"
         )
 
 

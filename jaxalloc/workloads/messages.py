@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxalloc.workloads.fields import FIELDS
 
-_TOP = ("arrival_rate", "accuracy_weight", "name", "source", "note", "task")
+_TOP = ("arrival_rate", "arrival_rate_se", "accuracy_weight", "name", "source", "note", "task")
 _BOUNDS = {"greater_than": "greater than", "greater_than_equal": "at least"}
 _MAX_LENGTH = 60
 
@@ -63,6 +63,8 @@ def _wanted(field: str) -> str:
         return "one [[task]] table for each task type"
     if field == "covariance":
         return "3 rows of 3 numbers (gain, decay, floor)"
+    if field == "service_covariance":
+        return "2 rows of 2 numbers (base_time, time_per_token)"
     if field.endswith("_se"):
         return "a standard error, not negative"
     return f"a {field}"
@@ -73,7 +75,7 @@ def _alternative(field: str, location: tuple[int | str, ...]) -> str:
     inside = len(location) > 1
     fields = [name for name, entry in FIELDS.items() if entry.per_type]
     errors = [f"{name}_se" for name in fields]
-    known = ["name", *fields, *errors, "covariance"] if inside else list(_TOP)
+    known = ["name", *fields, *errors, "covariance", "service_covariance"] if inside else list(_TOP)
     close = difflib.get_close_matches(field, known, n=1)
     if close:
         return f"did you mean {close[0]}?"

@@ -13,12 +13,13 @@ def test_help_names_every_command(command):
     code, out, err = command("--help")
     assert (code, err) == (0, "")
     assert all(
-        f" {name} " in out for name in ("presets", "solve", "sweep", "sensitivity", "frontier")
+        f" {name} " in out
+        for name in ("presets", "solve", "sweep", "sensitivity", "frontier", "fit")
     )
     assert command("") == (code, out, err)
 
 
-@pytest.mark.parametrize("name", ["presets", "solve", "sweep", "sensitivity", "frontier"])
+@pytest.mark.parametrize("name", ["presets", "solve", "sweep", "sensitivity", "frontier", "fit"])
 def test_every_command_has_help(command, name):
     code, out, _ = command(f"{name} --help")
     assert code == 0

@@ -1,0 +1,202 @@
+"""Profile-likelihood intervals of an accuracy curve.
+
+The interval of one parameter holds the values at which the likelihood, maximized over the other
+two, stays within q² d / 2 of its maximum, in logarithms: q is the quantile of Student's t (of the
+normal distribution without questions) and d the design effect, robust over plain variance, with
+which the profile ratio of a misspecified likelihood is distributed as d χ²₁ (Kent, 1982, Biometrika
+69). It follows a likelihood that is not a parabola, and ends where a bound does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxalloc.backend import dispatch
+from jaxalloc.calibration.accuracy import (
+    MOST_LEVELS_IN_A_KERNEL,
+    AccuracyFit,
+    as_counts,
+    gather,
+    scale_of,
+)
+from jaxalloc.calibration.likelihood import Counts, Scalar, Vector
+from jaxalloc.calibration.maximum import Box, maximize, whole_box
+from jaxalloc.calibration.quantiles import student_quantile
+from jaxalloc.calibration.status import FitStatus
+
+Ends = Float[Array, "2"]
+
+_MAX_ROUNDS = 40
+_TOLERANCE = {"float64": 1e-6, "float32": 1e-3}  # relative, of the root of the ratio
+_MOST_GROWTH = 3.0  # of the distance to the maximum, in one round
+
+
+class Intervals(NamedTuple):
+    """Intervals of an accuracy curve, lower and upper end; NaN unless the fit is usable.
+
+    Attributes:
+      gain: [2] of A.
+      decay: [2] of b, 1 / token; 0 and inf where the data set no end.
+      floor: [2] of D.
+    """
+
+    gain: Ends
+    decay: Ends
+    floor: Ends
+
+
+class _Lane(NamedTuple):
+    """One end to find: data, maximum, which parameter, where the profile is to fall to."""
+
+    counts: Counts
+    top: Vector  # (A, ln b, D)
+    value: Scalar
+    parameter: Int[Array, ""]  # 0 gain, 1 ln b, 2 floor
+    first: Scalar  # the first guess, on the side that is wanted
+    root: Scalar  # of twice the fall of the log-likelihood
+    wanted: Bool[Array, ""]
+
+
+class _Hunt(NamedTuple):
+    """Where the hunt stands: `inner` is still inside the interval, `outer` is not."""
+
+    at: Scalar
+    inner: Scalar
+    outer: Scalar
+    nuisance: Vector  # (D, v, ln b) of the last profile
+    done: Bool[Array, ""]
+    rounds: Int[Array, ""]
+
+
+def accuracy_intervals(
+    fit: AccuracyFit, tokens: Any, correct: Any, trials: Any = None, level: float = 0.95
+) -> Intervals:
+    """Profile-likelihood intervals of the gain, the decay and the floor of one fit.
+
+    Works under `jax.jit` and `jax.vmap`. In `jaxalloc`'s own trials they hold the truth as often as
+    they say where the fit is CONVERGED (`benchmarks/calibration/coverage.py`).
+
+    Args:
+      fit: what `fit_accuracy` says of the same rows, with or without questions.
+      tokens, correct, trials: [N] as for `fit_accuracy`.
+      level: the probability that an interval holds the truth.
+
+    >>> rows = [0, 256, 1024, 4096], [30, 58, 82, 90], [100, 100, 100, 100]
+    >>> from jaxalloc.calibration.accuracy import fit_accuracy
+    >>> low, high = accuracy_intervals(fit_accuracy(*rows), *rows).floor
+    >>> print(f"{low:.2f} to {high:.2f}")
+    0.22 to 0.40
+    """
+    counts, concrete = as_counts(tokens, correct, trials)
+    return count_intervals(fit, gather(counts) if concrete else counts, level)
+
+
+@jax.jit
+def count_intervals(fit: AccuracyFit, counts: Counts, level: Any = 0.95) -> Intervals:
+    """`accuracy_intervals` of counts [L] at each budget."""
+    scale = scale_of(counts)
+    scaled = counts._replace(tokens=counts.tokens / scale)
+    usable = fit.status <= FitStatus.AT_BOUND
+    decay = fit.decay * scale
+    top = jnp.stack([fit.gain, jnp.log(decay), fit.floor])
+    roots = student_quantile((1 + level) / 2, fit.dof) * jnp.sqrt(fit.design_effect)
+    errors = fit.standard_error / jnp.stack([jnp.ones_like(decay), fit.decay, jnp.ones_like(decay)])
+    reach = student_quantile((1 + level) / 2, fit.dof) * errors
+    kernel = counts.tokens.shape[-1] <= MOST_LEVELS_IN_A_KERNEL
+
+    def end(parameter: Int[Array, ""], side: Scalar) -> Scalar:
+        first = top[parameter] + side * reach[parameter]
+        lane = _Lane(scaled, top, fit.log_likelihood, parameter, first, roots[parameter], usable)
+        return dispatch(_hunt, lane, kernel=kernel)
+
+    sides = jnp.asarray([-1.0, 1.0], top.dtype)
+    ends = jax.vmap(lambda k: jax.vmap(lambda side: end(k, side))(sides))(jnp.arange(3))
+    ends = jnp.where(usable, ends, jnp.nan)
+    return Intervals(ends[0], jnp.exp(ends[1]) / scale, ends[2])
+
+
+def _hunt(lane: _Lane) -> Scalar:
+    """The end of an interval: a secant on the root of the ratio, safeguarded by bisection."""
+    top = lane.top[lane.parameter]
+    whole = whole_box(lane.counts)
+    upwards = lane.first > top
+    limits = jnp.stack(
+        [
+            jnp.where(upwards, 1, 0).astype(top.dtype),
+            jnp.where(upwards, whole.high[2], whole.low[2]),
+            jnp.where(upwards, 1, 0).astype(top.dtype),
+        ]
+    )
+    limit = limits[lane.parameter]
+    tolerance = _TOLERANCE[str(top.dtype)]
+
+    def unfinished(hunt: _Hunt) -> Bool[Array, ""]:
+        return lane.wanted & ~hunt.done & (hunt.rounds < _MAX_ROUNDS)
+
+    def advance(hunt: _Hunt) -> _Hunt:
+        box, start = _pinned(lane, whole, hunt.at, hunt.nuisance)
+        profile = maximize(lane.counts, start, box)
+        fall = jnp.sqrt(jnp.maximum(2 * (lane.value - profile.value), 0))
+        inside = fall < lane.root
+        inner = jnp.where(inside, hunt.at, hunt.inner)
+        outer = jnp.where(inside, hunt.outer, hunt.at)
+        # The root of the ratio is nearly proportional to the distance from the maximum.
+        stretch = jnp.clip(lane.root / jnp.maximum(fall, 1e-30), 1 / _MOST_GROWTH, _MOST_GROWTH)
+        guess = top + (hunt.at - top) * stretch
+        open_end = ~jnp.isfinite(outer)
+        beyond = jnp.where(open_end, limit, outer)
+        low, high = jnp.minimum(inner, beyond), jnp.maximum(inner, beyond)
+        middle = jnp.where(open_end, beyond, (inner + beyond) / 2)
+        between = (guess > low) & (guess < high)
+        found = jnp.abs(fall - lane.root) <= tolerance * lane.root
+        narrow = high - low <= tolerance * jnp.abs(lane.first - top)
+        at_limit = inside & (hunt.at == limit)
+        done = found | narrow | at_limit
+        return _Hunt(
+            jnp.where(done, hunt.at, jnp.where(between, guess, middle)),
+            inner,
+            outer,
+            profile.point,
+            done,
+            hunt.rounds + 1,
+        )
+
+    inf = jnp.where(upwards, jnp.inf, -jnp.inf).astype(top.dtype)
+    first = jnp.where(upwards, jnp.minimum(lane.first, limit), jnp.maximum(lane.first, limit))
+    nuisance = jnp.stack([lane.top[2], lane.top[0] + lane.top[2], lane.top[1]])
+    start = _Hunt(first, top, inf, nuisance, jnp.array(False), jnp.int32(0))
+    last = jax.lax.while_loop(unfinished, advance, start)
+    unbounded = (lane.parameter == 1) & (last.at == limit)
+    return jnp.where(unbounded, inf, last.at)
+
+
+def _pinned(lane: _Lane, whole: Box, value: Scalar, last: Vector) -> tuple[Box, Vector]:
+    """Bounds that pin the parameter to `value`, and a start within them."""
+    of_gain, of_rate = lane.parameter == 0, lane.parameter == 1
+    floor, second, rate = last
+    low = jnp.stack(
+        [
+            jnp.where(of_gain | of_rate, 0, value),
+            jnp.where(of_gain, value, 0),
+            jnp.where(of_rate, value, whole.low[2]),
+        ]
+    )
+    high = jnp.stack(
+        [
+            jnp.where(of_gain, 1 - value, jnp.where(of_rate, 1, value)),
+            jnp.where(of_gain, value, 1),
+            jnp.where(of_rate, value, whole.high[2]),
+        ]
+    )
+    kappa = jnp.where(of_gain, 0, 1).astype(value.dtype)
+    start = jnp.clip(jnp.stack([floor, second, rate]), low, high)
+    # Away from the edges, where a likelihood may be -inf.
+    inner = jnp.clip(start[:2], low[:2] + 1e-3 * (high[:2] - low[:2]), high[:2])
+    room = (1 - inner[0]) * 1e-2
+    ceiling = jnp.where(kappa > 0, jnp.maximum(inner[1], inner[0] + room), inner[1])
+    ceiling = jnp.minimum(ceiling, high[1])
+    return Box(low, high, kappa), jnp.stack([inner[0], ceiling, start[2]])

@@ -1,0 +1,267 @@
+"""`jaxalloc fit`: a workload from a table of runs, and how far its optimum can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from jaxalloc.cli.errors import BadInput
+from jaxalloc.cli.flags import PICTURES, AsJson, PicturePath, check_target
+from jaxalloc.workloads.fields import FIELDS, domain_error
+
+if TYPE_CHECKING:
+    from jaxalloc.measurements.fits import TaskFit
+    from jaxalloc.measurements.runs import Arrivals
+
+Answer = TypeVar("Answer")
+
+FAILED = 1
+ARRIVAL_RATE, ACCURACY_WEIGHT = 0.1, 30.0
+MOST_REPLICATES = 100_000
+_PANEL = "Of the workload"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("fit")(fit)
+
+
+def fit(
+    runs: Annotated[
+        Path, typer.Argument(metavar="RUNS", help="Runs, one row an answer: .csv or .parquet.")
+    ],
+    arrivals: Annotated[
+        Path | None,
+        typer.Option("--arrivals", metavar="LOG", help="Log of arrivals: .csv or .parquet."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the workload: .toml.")
+    ] = None,
+    plot: PicturePath = None,
+    as_json: AsJson = False,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            metavar="FIELD=NAME,...",
+            help="Columns of RUNS not called task, tokens, correct, seconds, question.",
+        ),
+    ] = None,
+    arrival_columns: Annotated[
+        str | None,
+        typer.Option(
+            "--arrival-columns",
+            metavar="FIELD=NAME,...",
+            help="Columns of LOG not called time, task.",
+        ),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Leave out tasks that the data do not determine.")
+    ] = False,
+    robust: Annotated[
+        bool, typer.Option("--robust", help="Service times by Huber's loss, not squares.")
+    ] = False,
+    bootstrap: Annotated[
+        int,
+        typer.Option(
+            "--bootstrap", metavar="N", help="Intervals from N replicates; 0: from profiles."
+        ),
+    ] = 0,
+    arrival_rate: Annotated[
+        float | None,
+        typer.Option("--arrival-rate", metavar="X", help="Queries / s.", rich_help_panel=_PANEL),
+    ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            "--mix", metavar="TASK=SHARE,...", help="Shares of tasks.", rich_help_panel=_PANEL
+        ),
+    ] = None,
+    accuracy_weight: Annotated[
+        float,
+        typer.Option(
+            "--accuracy-weight",
+            metavar="X",
+            help=FIELDS["accuracy_weight"].meaning,
+            rich_help_panel=_PANEL,
+        ),
+    ] = ACCURACY_WEIGHT,
+    min_tokens: Annotated[
+        float,
+        typer.Option(
+            "--min-tokens", metavar="X", help="Smallest token budget.", rich_help_panel=_PANEL
+        ),
+    ] = 0.0,
+    max_tokens: Annotated[
+        float | None,
+        typer.Option(
+            "--max-tokens",
+            metavar="X",
+            help="Largest token budget; by default the largest measured.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the workload.", rich_help_panel=_PANEL)
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draws.")] = 0,
+) -> None:
+    """Fit accuracy curves and service times to measured runs, and write them as a workload.
+
+    Without a log of arrivals the mix is equal and the arrival rate 0.1 / s. Standard errors and
+    covariances are kept in the file. Exit code 1 and no file if the data do not determine a task,
+    unless --partial leaves it out.
+    """
+    settings = {
+        "arrival_rate": arrival_rate,
+        "accuracy_weight": accuracy_weight,
+        "min_tokens": min_tokens,
+        "max_tokens": max_tokens,
+    }
+    _check(settings, arrivals, mix, bootstrap, seed)
+    check_target(out, (".toml",), "--out")
+    check_target(plot, PICTURES, "--plot")
+    shares = _shares(mix)
+    from jaxalloc.measurements.runs import read_arrivals, read_runs
+
+    table = _or_bad_input(lambda: read_runs(runs, _pairs(columns, "--columns")))
+    log = None
+    if arrivals is not None:
+        named = _pairs(arrival_columns, "--arrival-columns")
+        log = _or_bad_input(lambda: read_arrivals(arrivals, named))
+        _check_log(arrivals, log, table.tasks)
+    for task in shares:
+        if task not in table.tasks:
+            raise BadInput(f"--mix: {runs} has no task {task!r}: give {', '.join(table.tasks)}")
+
+    from jaxalloc.cli.fit_report import describe, print_report
+    from jaxalloc.cli.output import print_json
+    from jaxalloc.cli.precision import float64
+    from jaxalloc.measurements.fits import fit_runs
+
+    with float64():
+        tasks = fit_runs(table, robust=robust, replicates=bootstrap, seed=seed)
+        kept = [task for task in tasks if task.usable]
+        written = bool(kept) and (len(kept) == len(tasks) or partial)
+        document = describe(str(runs), len(table.tokens), tasks)
+        if written:
+            from jaxalloc.cli.fit_workload import build, decision
+
+            file, found = _or_bad_input(
+                lambda: build(kept, log, shares, settings, name or runs.stem, str(runs))
+            )
+            document |= {"arrivals": found, "decision": decision(file, seed)}
+            if out is not None:
+                from jaxalloc.workloads.files import save
+
+                save(file, out)
+                document["out"] = str(out)
+        if plot is not None:
+            from jaxalloc.cli.plots.fits import fits_figure
+            from jaxalloc.cli.plots.style import save as save_figure
+
+            save_figure(fits_figure(tasks, name or runs.stem), plot)
+            document["plot"] = str(plot)
+    if as_json:
+        print_json(document)
+    else:
+        print_report(document)
+    _warn(tasks, document)
+    if not written:
+        raise typer.Exit(FAILED)
+
+
+def _check(
+    settings: dict[str, Any], arrivals: Path | None, mix: str | None, bootstrap: int, seed: int
+) -> None:
+    """Complain about numbers before reading any file."""
+    for field, value in settings.items():
+        problem = None if value is None else domain_error(field, value)
+        if problem:
+            raise BadInput(f"--{field.replace('_', '-')}: {problem}")
+    most, least = settings["max_tokens"], settings["min_tokens"]
+    if most is not None and least > most:
+        raise BadInput(f"--min-tokens = {least:g} must not exceed --max-tokens = {most:g}")
+    for flag, value in (("--mix", mix), ("--arrival-rate", settings["arrival_rate"])):
+        if arrivals is not None and value is not None:
+            raise BadInput(f"{flag} = {value} and --arrivals = {arrivals} say the same: drop one")
+    if not 0 <= bootstrap <= MOST_REPLICATES or bootstrap == 1:
+        raise BadInput(
+            f"--bootstrap = {bootstrap} must be 0, or from 2 to {MOST_REPLICATES}: try 1000"
+        )
+    if seed < 0:
+        raise BadInput(f"--seed = {seed} must not be negative: give a whole number")
+
+
+def _check_log(path: Path, log: Arrivals, tasks: tuple[str, ...]) -> None:
+    unknown = [task for task in log.tasks if task not in tasks]
+    if unknown:
+        raise BadInput(
+            f"{path}: task {unknown[0]!r} has no runs: measure it, or drop it from the log "
+            f"(runs are of {', '.join(tasks)})"
+        )
+
+
+def _or_bad_input(work: Callable[[], Answer]) -> Answer:
+    try:
+        return work()
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+
+
+def _pairs(words: str | None, flag: str) -> dict[str, str]:
+    """`a=1,b=2` as pairs."""
+    pairs: dict[str, str] = {}
+    for part in (words or "").split(","):
+        if not part.strip():
+            continue
+        key, sign, value = part.rpartition("=")
+        if not sign or not value.strip():
+            raise BadInput(f"{part!r} in {flag} is no pair: write NAME=VALUE,NAME=VALUE")
+        if key.strip() in pairs:
+            raise BadInput(f"{key.strip()} is given twice in {flag}: drop one")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _shares(words: str | None) -> dict[str, float]:
+    """The shares of `--mix`."""
+    shares = {}
+    for task, text in _pairs(words, "--mix").items():
+        try:
+            share = float(text)
+        except ValueError:
+            raise BadInput(f"--mix: {task} = {text!r} is not a number: give a share") from None
+        problem = domain_error("mix", share)
+        if problem:
+            raise BadInput(f"--mix: {task}: {problem}")
+        shares[task] = share
+    if shares and sum(shares.values()) <= 0:
+        raise BadInput(f"--mix = {words} sums to 0: give a task a share above 0")
+    return shares
+
+
+def _warn(tasks: list[TaskFit], document: dict[str, Any]) -> None:
+    """What is wrong, or to be careful with, on stderr."""
+    for task in tasks:
+        for complaint in task.complaints:
+            typer.echo(f"jaxalloc: {task.name}: {complaint}", err=True)
+    found = document.get("arrivals") or {}
+    if "warning" in found:
+        typer.echo(f"jaxalloc: {found['warning']}", err=True)
+    optimum = document.get("decision")
+    if optimum and optimum["status"] != "CONVERGED":
+        typer.echo(
+            f"jaxalloc: the optimum is {optimum['status']}: see jaxalloc solve on the file",
+            err=True,
+        )
+    if optimum is None:
+        names = ", ".join(task.name for task in tasks if not task.usable)
+        typer.echo(
+            f"jaxalloc: no workload: the data do not determine {names}: "
+            "measure more, or leave them out with --partial",
+            err=True,
+        )

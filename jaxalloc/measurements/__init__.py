@@ -1,0 +1,1 @@
+"""Tables of measurements: runs of a model, and logs of arrivals."""

@@ -1,0 +1,138 @@
+"""Every task of a table of runs fitted: curves, service times, intervals, goodness."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxalloc.calibration.accuracy import AccuracyFit, fit_counts, gather
+from jaxalloc.calibration.bootstrap import bootstrap_accuracy, bootstrap_intervals
+from jaxalloc.calibration.intervals import Intervals, count_intervals
+from jaxalloc.calibration.likelihood import Counts
+from jaxalloc.calibration.service import ServiceFit, fit_service_time, service_intervals
+from jaxalloc.calibration.status import MEANING, USABLE, FitStatus
+from jaxalloc.calibration.verdict import Rows
+from jaxalloc.measurements.goodness import Bins, group
+from jaxalloc.measurements.runs import Counted, Floats, Runs
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFit:
+    """What the runs of one task say.
+
+    Attributes:
+      name: of the task.
+      answers: rows.
+      questions: different ones, or None where the table does not say.
+      max_tokens: the largest budget.
+      curve: the accuracy curve; its numbers are NumPy's.
+      intervals: of the curve.
+      service: the service time.
+      service_ends: [2, 2] intervals of (base_time, time_per_token).
+      bins: observed and fitted accuracy; None where there is no curve.
+    """
+
+    name: str
+    answers: int
+    questions: int | None
+    max_tokens: float
+    curve: AccuracyFit
+    intervals: Intervals
+    service: ServiceFit
+    service_ends: Floats
+    bins: Bins | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the data determine both laws."""
+        return all(FitStatus(int(f.status)) in USABLE for f in (self.curve, self.service))
+
+    @property
+    def complaints(self) -> list[str]:
+        """What is to be said of the two laws, none where all is well."""
+        return [
+            f"{law} {FitStatus(int(fit.status)).name}: {MEANING[FitStatus(int(fit.status))]}"
+            for law, fit in (("accuracy", self.curve), ("service time", self.service))
+            if int(fit.status) != FitStatus.CONVERGED
+        ]
+
+
+def fit_runs(
+    runs: Runs, *, robust: bool = False, level: float = 0.95, replicates: int = 0, seed: int = 0
+) -> list[TaskFit]:
+    """Fit every task of a table, in the dtype of JAX's default.
+
+    Args:
+      runs: the table.
+      robust: service times by Huber's loss instead of squares.
+      level: of the intervals.
+      replicates: intervals of the curves from so many bootstrap replicates; 0: from profiles.
+      seed: of the replicates.
+    """
+    return [
+        _fit_task(runs.of_task(k), robust, level, replicates, seed + k)
+        for k in range(len(runs.tasks))
+    ]
+
+
+def _fit_task(runs: Runs, robust: bool, level: float, replicates: int, seed: int) -> TaskFit:
+    counted = runs.count()
+    levels = gather(Counts(*map(jnp.asarray, (counted.tokens, counted.correct, counted.trials))))
+    curve = fit_counts(levels, _rows(counted))
+    intervals = count_intervals(curve, levels, level)
+    usable = int(curve.status) in USABLE
+    if replicates and usable:
+        rows = counted.tokens, counted.correct, counted.trials, counted.question
+        key = jax.random.key(seed)
+        intervals = bootstrap_intervals(
+            bootstrap_accuracy(key, *rows, replicates=replicates), level
+        )
+    tokens, seconds, weight, question = _padded(
+        runs.tokens, runs.seconds, np.ones_like(runs.tokens), _labels(runs.question)
+    )
+    service = fit_service_time(
+        tokens, seconds, weight, None if runs.question is None else question, robust
+    )
+    there = np.isfinite(float(curve.gain))
+    numbers = [float(x) for x in (curve.gain, curve.decay, curve.floor)]
+    return TaskFit(
+        name=runs.tasks[0],
+        answers=len(runs.tokens),
+        questions=None if runs.question is None else len(np.unique(runs.question)),
+        max_tokens=float(runs.tokens.max()),
+        curve=jax.tree.map(np.asarray, curve),
+        intervals=jax.tree.map(np.asarray, intervals),
+        service=jax.tree.map(np.asarray, service),
+        service_ends=np.asarray(service_intervals(service, level)),
+        bins=group(counted, *numbers) if there else None,
+    )
+
+
+def _labels(question: Any) -> Any:
+    """Questions numbered from 0, so that they fit into any integer."""
+    return None if question is None else np.unique(question, return_inverse=True)[1]
+
+
+def _rows(counted: Counted) -> Rows | None:
+    """The counts by question, filled up; None without questions."""
+    if counted.question is None:
+        return None
+    tokens, correct, trials, question = _padded(
+        counted.tokens, counted.correct, counted.trials, _labels(counted.question)
+    )
+    return Rows(Counts(*map(jnp.asarray, (tokens, correct, trials))), jnp.asarray(question))
+
+
+def _padded(tokens: Any, value: Any, weight: Any, question: Any) -> list[Any]:
+    """Columns filled up to a power of two with rows of weight 0."""
+
+    def pad(column: Any, filler: Any) -> Any:
+        size = 1 << max(3, (len(column) - 1).bit_length())
+        return np.pad(column, (0, size - len(column)), constant_values=filler)
+
+    columns = [pad(tokens, tokens[0]), pad(value, 0), pad(weight, 0)]
+    return [*columns, None if question is None else pad(question, question[0])]
