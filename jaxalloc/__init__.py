@@ -8,7 +8,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
+    from jaxalloc.allocation import arrivals
     from jaxalloc.allocation.batch import solve_batch, status_fractions
+    from jaxalloc.allocation.fifo import FifoResult, simulate_fifo
     from jaxalloc.allocation.fixed_point import FixedPoint, contraction_bound
     from jaxalloc.allocation.frontier import Frontier, frontier
     from jaxalloc.allocation.masking import mask_failed
@@ -17,13 +19,23 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from jaxalloc.allocation.objective import mean_accuracy, objective
     from jaxalloc.allocation.optimum import Allocation, Status, solve
     from jaxalloc.allocation.projected_gradient import ProjectedGradient, lipschitz_bound
+    from jaxalloc.allocation.quantiles import (
+        largest_arrival_rate,
+        largest_rates_along,
+        system_time_quantile,
+        type_system_time_quantiles,
+        wait_quantile,
+    )
     from jaxalloc.allocation.rounding import Rounding, round_tokens
+    from jaxalloc.allocation.rounding_loss import Loss, RoundingLoss, rounding_loss
     from jaxalloc.allocation.sensitivity import Outputs, Sensitivity, sensitivity
+    from jaxalloc.allocation.tails import system_time_cdf, wait_cdf
     from jaxalloc.allocation.targets import (
         solve_for_accuracy,
         solve_for_mean_tokens,
         solve_for_system_time,
     )
+    from jaxalloc.allocation.trust import Comparison, Trust, trust
     from jaxalloc.allocation.workload import Workload
     from jaxalloc.scheduling import policies
     from jaxalloc.scheduling.batch import simulate_batch
@@ -36,6 +48,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
 
 _HOMES = {
     "allocation.batch": ("solve_batch", "status_fractions"),
+    "allocation": ("arrivals",),
+    "allocation.fifo": ("FifoResult", "simulate_fifo"),
     "allocation.fixed_point": ("FixedPoint", "contraction_bound"),
     "allocation.frontier": ("Frontier", "frontier"),
     "allocation.masking": ("mask_failed",),
@@ -50,6 +64,27 @@ _HOMES = {
         "solve_for_accuracy",
         "solve_for_mean_tokens",
         "solve_for_system_time",
+    ),
+    "allocation.quantiles": (
+        "largest_arrival_rate",
+        "largest_rates_along",
+        "system_time_quantile",
+        "type_system_time_quantiles",
+        "wait_quantile",
+    ),
+    "allocation.tails": (
+        "system_time_cdf",
+        "wait_cdf",
+    ),
+    "allocation.rounding_loss": (
+        "rounding_loss",
+        "Loss",
+        "RoundingLoss",
+    ),
+    "allocation.trust": (
+        "trust",
+        "Trust",
+        "Comparison",
     ),
     "allocation.workload": ("Workload",),
     "scheduling": ("policies",),
@@ -66,20 +101,28 @@ _HOME = {name: f"jaxalloc.{module}" for module, names in _HOMES.items() for name
 __all__ = [
     "Allocation",
     "BatchTime",
+    "Comparison",
+    "FifoResult",
     "FixedPoint",
     "Frontier",
+    "Loss",
     "Newton",
     "Outputs",
     "ProjectedGradient",
     "Requests",
     "Rounding",
+    "RoundingLoss",
     "Schedule",
     "ScheduleStatus",
     "Sensitivity",
     "Status",
+    "Trust",
     "Workload",
+    "arrivals",
     "contraction_bound",
     "frontier",
+    "largest_arrival_rate",
+    "largest_rates_along",
     "latency_bound",
     "lipschitz_bound",
     "mask_failed",
@@ -89,17 +132,25 @@ __all__ = [
     "objective",
     "policies",
     "round_tokens",
+    "rounding_loss",
     "sensitivity",
     "simulate",
     "simulate_batch",
+    "simulate_fifo",
     "solve",
     "solve_batch",
     "solve_for_accuracy",
     "solve_for_mean_tokens",
     "solve_for_system_time",
     "status_fractions",
+    "system_time_cdf",
+    "system_time_quantile",
+    "trust",
+    "type_system_time_quantiles",
     "utilization",
     "validate",
+    "wait_cdf",
+    "wait_quantile",
 ]
 
 if not TYPE_CHECKING:  # which would take it for a promise of any name
