@@ -36,6 +36,7 @@ _MOST_LANES, _MOST_LANES_OF_A_BLOCK = 8192, 256
 _FEWEST_QUERIES_OF_A_LANE = 1 << 14  # where num_queries allows more than one lane a group
 _RELAXATIONS, _ODONI_ROTH = 12.0, 2.8
 _MOST_WARM_UP = 1 << 22
+_LEAST_RATE = 1e-30  # queries / s; a rate of 0 has gaps of 1e30 s
 _MOST_QUERIES = 1 << 35  # the counts of a group stay below 2^31
 
 
@@ -205,7 +206,7 @@ def _scenario(workload: Workload, tokens: Tokens, arrivals: Arrivals) -> tuple[S
     warm_up = jnp.where((load < 1) & (not isinstance(arrivals, Replay)), warm_up, 0)
     scenario = Scenario(
         arrivals=arrivals,
-        mean_gap=1 / workload.arrival_rate,
+        mean_gap=1 / jnp.maximum(workload.arrival_rate, _LEAST_RATE),
         cells=make_cells(workload.mix, accuracy(workload, tokens)),
         time=service_time(workload, tokens),
         variability=jnp.square(workload.service_cv),

@@ -85,7 +85,8 @@ def _quantile(rate: Scalar, services: Services, own: Services, q: Any) -> Scalar
     at_jump = jnp.any(sits)
     place = jnp.sum(jnp.where(sits, own.time, 0)) / jnp.maximum(jnp.sum(sits), 1)
     # Looked for in units of the mean system time; q of all take at most 1 / (1 - q) of it (Markov).
-    second = jnp.sum(services.mix * (1 + services.variability) * jnp.square(services.time))
+    spread = 0 if services.variability is None else services.variability
+    second = jnp.sum(services.mix * (1 + spread) * jnp.square(services.time))
     mean = jnp.sum(own.mix * own.time) + rate * second / (2 * (1 - rate * first))
     unit = jax.lax.stop_gradient(jnp.where(mean > 0, mean, 1))
     least = low / unit * (1 + 4 * jnp.finfo(q.dtype).eps)  # no rounding back below a jump
@@ -95,7 +96,7 @@ def _quantile(rate: Scalar, services: Services, own: Services, q: Any) -> Scalar
         between = system_cdf(rate, services, own, z * unit) - q
         return jnp.where(at_jump, z - place / unit, between)
 
-    root = increasing_root(excess, least, most) * unit
+    root = jnp.where(at_jump, place, increasing_root(excess, least, most) * unit)
     valid = (q >= 0) & (q <= 1)
     return jnp.where(stable & (q < 1), root, jnp.where(valid, jnp.inf, jnp.nan))
 
@@ -104,7 +105,7 @@ def _bracket(
     rate: Scalar, services: Services, own: Services, q: Scalar
 ) -> tuple[Flag, Scalar, Scalar]:
     """Which service times are the quantile, and else between which of them it lies."""
-    fixed = (own.variability == 0) & (own.mix > 0)
+    fixed = own.fixed & (own.mix > 0)
     after = jax.lax.map(lambda x: system_cdf(rate, services, own, x), own.time)
     before = after - jumps(rate * jnp.sum(services.mix * services.time), own)
     sits = fixed & (before < q) & (q <= after)

@@ -33,7 +33,7 @@ from jax.scipy.special import gammainc, gammaincc
 from jaxtyping import Array, Float
 
 from jaxalloc.allocation.mg1 import service_time
-from jaxalloc.allocation.workload import Scalar, Tokens, Workload
+from jaxalloc.allocation.workload import Mask, Scalar, Tokens, Workload
 
 _TERMS = 4096
 _AVERAGED = 12  # of the last terms
@@ -48,12 +48,20 @@ class Services(NamedTuple):
     Attributes:
       mix: [K] probabilities.
       time: [K] means, s.
-      variability: [K] squared coefficients of variation.
+      variability: [K] squared coefficients of variation; None where all are known to be 0, which
+        leaves half of the work undone.
     """
 
     mix: Tokens
     time: Tokens
-    variability: Tokens
+    variability: Tokens | None
+
+    @property
+    def fixed(self) -> Mask:
+        """[K] whether the service takes the same time whenever it comes."""
+        if self.variability is None:
+            return jnp.ones_like(self.time, bool)
+        return self.variability == 0
 
 
 class _Complex(NamedTuple):
@@ -84,14 +92,16 @@ class _Complex(NamedTuple):
 
 def services_of(workload: Workload, tokens: Tokens) -> Services:
     """The service times of an arriving query."""
-    time = service_time(workload, tokens)
-    return Services(workload.mix, time, jnp.square(workload.service_cv))
+    time, cv = service_time(workload, tokens), workload.service_cv
+    fixed = not isinstance(cv, jax.core.Tracer) and not np.any(np.asarray(cv))
+    return Services(workload.mix, time, None if fixed else jnp.square(cv))
 
 
 def no_service(services: Services) -> Services:
     """A service that takes no time: the system time is then the wait."""
-    one = jnp.ones_like(services.time[:1])
-    return Services(one, 0 * one, 0 * one)
+    nothing = jnp.zeros_like(services.time)  # of the same shape, to be compiled once for both
+    variability = None if services.variability is None else nothing
+    return Services(nothing.at[0].set(1), nothing, variability)
 
 
 def wait_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
@@ -128,6 +138,7 @@ def system_time_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
     return system_cdf(workload.arrival_rate, services, services, seconds)
 
 
+@jax.jit
 def system_cdf(rate: Scalar, services: Services, own: Services, seconds: Any) -> Scalar:
     """P(W + S <= seconds): W waits for `services` at the given rate, S is one of `own`."""
     dtype = services.time.dtype
@@ -147,8 +158,8 @@ def system_cdf(rate: Scalar, services: Services, own: Services, seconds: Any) ->
 def jumps(load: Scalar, own: Services) -> Tokens:
     """[K] by how much the distribution of the system time jumps at each mean service time."""
     same = own.time[:, None] == own.time[None, :]
-    fixed = jnp.where(own.variability == 0, own.mix, 0)
-    return (1 - load) * jnp.where(own.variability == 0, jnp.where(same, fixed[None], 0).sum(1), 0)
+    fixed = jnp.where(own.fixed, own.mix, 0)
+    return (1 - load) * jnp.where(own.fixed, jnp.where(same, fixed[None], 0).sum(1), 0)
 
 
 def _jump_at_zero(own: Services) -> Scalar:
@@ -160,9 +171,8 @@ def _explicit(
     rate: Scalar, load: Scalar, services: Services, own: Services, x: Scalar
 ) -> tuple[Scalar, Scalar]:
     """The terms that are written out, at x and what they lack of the whole at infinity."""
-    fixed, own_fixed = services.variability == 0, own.variability == 0
-    certain = jnp.where(own_fixed, own.mix, 0)
-    pairs = jnp.where(fixed, rate * services.mix, 0)
+    certain = jnp.where(own.fixed, own.mix, 0)
+    pairs = jnp.where(services.fixed, rate * services.mix, 0)
     y = x - own.time
     none = jnp.sum(own.mix * _service_cdf(own, x))
     weights = rate * services.mix
@@ -175,7 +185,7 @@ def _explicit(
         corner = _ramp(y) - _ramp(y - time[:, None]) - _ramp(y - time[None, :])
         return one + jnp.sum(pairs[:, None] * pairs[None, :] * corner)
 
-    later = jnp.sum(jnp.where(own_fixed, own.mix * jax.vmap(after)(y), 0))
+    later = jnp.sum(certain * jax.vmap(after)(y))
     whole = jnp.sum(own.mix) + jnp.sum(certain) * (
         load + jnp.square(jnp.sum(pairs * services.time))
     )
@@ -187,41 +197,46 @@ def _ramp(y: Array) -> Array:
     return jnp.square(jnp.maximum(y, 0)) / 2
 
 
-def _shape_and_scale(services: Services) -> tuple[Tokens, Tokens]:
-    """Of the gamma distributions; ones where service is deterministic."""
-    random = (services.variability > 0) & (services.time > 0)
-    variability = jnp.where(random, services.variability, 1)
-    return 1 / variability, jnp.where(random, services.time, 1) * variability
+def _gamma(time: Tokens, variability: Tokens) -> tuple[Mask, Tokens, Tokens]:
+    """Which services are gamma, with shape and scale; ones for the others."""
+    random = (variability > 0) & (time > 0)
+    variability = jnp.where(random, variability, 1)
+    return random, 1 / variability, jnp.where(random, time, 1) * variability
 
 
 def _service_cdf(services: Services, x: Scalar) -> Tokens:
     """[K] P(S_k <= x)."""
-    shape, scale = _shape_and_scale(services)
-    random = (services.variability > 0) & (services.time > 0)
-    return jnp.where(random, gammainc(shape, x / scale), services.time <= x)
+    reached = (services.time <= x).astype(services.time.dtype)
+    if services.variability is None:
+        return reached
+    random, shape, scale = _gamma(services.time, services.variability)
+    return jnp.where(random, gammainc(shape, x / scale), reached)
 
 
 def _residual(services: Services, y: Scalar) -> Tokens:
     """[K] ∫_0^y P(S_k > u) du = E[min(S_k, y)]."""
-    shape, scale = _shape_and_scale(services)
-    random = (services.variability > 0) & (services.time > 0)
+    least = jnp.minimum(y, services.time)
+    if services.variability is None:
+        return least
+    random, shape, scale = _gamma(services.time, services.variability)
     safe = jnp.where(y > 0, y, 1) / scale
     mean = services.time * gammainc(shape + 1, safe) + y * gammaincc(shape, safe)
-    return jnp.where(random, jnp.where(y > 0, mean, 0), jnp.minimum(y, services.time))
+    return jnp.where(random, jnp.where(y > 0, mean, 0), least)
 
 
 def _one_minus_transform(services: Services, a: Scalar, frequency: PerTerm, x: Scalar) -> _Complex:
     """[N, K] 1 - E[e^{-s S_k}] at s = (a + i frequency) / x, without cancellation."""
     unit = services.time / x
-    real, imag = (a * unit)[None, :], frequency[:, None] * unit[None, :]
-    random = services.variability > 0
-    variability = jnp.where(random, services.variability, 1)[None, :]
-    p, q = real * variability, imag * variability
-    log = _Complex(jnp.log1p(2 * p + p * p + q * q) / 2, jnp.arctan2(q, 1 + p))
-    z = _Complex(
-        jnp.where(random[None, :], log.real / variability, real),
-        jnp.where(random[None, :], log.imag / variability, imag),
-    )
+    z = _Complex((a * unit)[None, :], frequency[:, None] * unit[None, :])
+    if services.variability is not None:  # z is ln(1 + s t cv²) / cv²
+        random = services.variability > 0
+        variability = jnp.where(random, services.variability, 1)[None, :]
+        p, q = z.real * variability, z.imag * variability
+        log = _Complex(jnp.log1p(2 * p + p * p + q * q) / 2, jnp.arctan2(q, 1 + p))
+        z = _Complex(
+            jnp.where(random[None, :], log.real / variability, z.real),
+            jnp.where(random[None, :], log.imag / variability, z.imag),
+        )
     size = jnp.exp(-z.real)
     return _Complex(
         -jnp.expm1(-z.real) + 2 * size * jnp.square(jnp.sin(z.imag / 2)), size * jnp.sin(z.imag)
@@ -242,18 +257,19 @@ def _invert(
     frequency = jnp.asarray(np.pi * number, dtype)
     s = _Complex(jnp.full_like(frequency, double / 2), frequency)  # times x
     lacks = _one_minus_transform(services, s.real[0], frequency, x)
-    fixed = services.variability == 0
     g = _mixed(rate * x * services.mix, lacks).over(s)
-    g_fixed = _mixed(rate * x * jnp.where(fixed, services.mix, 0), lacks).over(s)
     own_lacks = _one_minus_transform(own, s.real[0], frequency, x)
-    certain = jnp.where(own.variability == 0, own.mix, 0)
-    random = own.mix - certain
+    certain = jnp.where(own.fixed, own.mix, 0)
     one = _Complex(jnp.ones_like(frequency), jnp.zeros_like(frequency))
-    steady = one.scaled(jnp.sum(certain)) - _mixed(certain, own_lacks)
-    varied = one.scaled(jnp.sum(random)) - _mixed(random, own_lacks)
     waiting = g.over(one - g)  # G + G² + ...
-    smooth = (g + g_fixed) * (g - g_fixed) + g * g * waiting
-    rest = (steady * smooth + varied * waiting).over(s)
+    rest = (one.scaled(jnp.sum(certain)) - _mixed(certain, own_lacks)) * g * g * waiting
+    if services.variability is not None:
+        g_fixed = _mixed(rate * x * jnp.where(services.fixed, services.mix, 0), lacks).over(s)
+        random = own.mix - certain
+        steady = one.scaled(jnp.sum(certain)) - _mixed(certain, own_lacks)
+        varied = one.scaled(jnp.sum(random)) - _mixed(random, own_lacks)
+        rest = rest + steady * (g + g_fixed) * (g - g_fixed) + varied * waiting
+    rest = rest.over(s)
     weights = jnp.asarray(_weights(), dtype)
     total = (1 - load) * jnp.exp(jnp.asarray(double / 2, dtype)) * jnp.sum(weights * rest.real)
     return total - missing / jnp.expm1(jnp.asarray(double, dtype))

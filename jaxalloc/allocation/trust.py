@@ -164,7 +164,7 @@ def _check(arrival: Floats, service: Floats, utilizations: Sequence[float]) -> N
 
 def _autocorrelation(gaps: Floats) -> list[float]:
     centred = gaps - gaps.mean()
-    power = np.sum(np.square(centred))
+    power = max(np.sum(np.square(centred)), np.finfo(float).tiny)
     lags = range(1, _LAGS + 1)
     return [float(np.sum(centred[lag:] * centred[:-lag]) / power) for lag in lags]
 

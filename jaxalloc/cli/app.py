@@ -17,7 +17,7 @@ import typer
 from jaxalloc.cli.errors import BadInput
 
 # Modules of this package, each with `register(app)`, in the order of the help.
-COMMANDS = ("presets", "solve", "sweep", "sensitivity", "frontier", "schedule")
+COMMANDS = ("presets", "solve", "sweep", "sensitivity", "frontier", "queue", "trust", "schedule")
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
