@@ -31,7 +31,7 @@ WAYS = ("nearest", "floor", "best")
 def grid(rates, weights):
     base = to_workload(load("qwen3-8b"))
     rate, weight = np.meshgrid(
-        np.geomspace(0.01, 5, rates), np.geomspace(1, 300, weights), indexing="ij"
+        np.geomspace(0.01, 4, rates), np.geomspace(1, 300, weights), indexing="ij"
     )
     many = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rate.size, *jnp.shape(leaf))), base)
     return dataclasses.replace(

@@ -2,8 +2,9 @@
 
     python benchmarks/queue/tails.py [--quick]
 
-p50, p95 and p99 of the system time on ten workloads, 1e8 queries each (2e8 at utilization 0.9): inside the 99 % interval or
-not. And the largest error of the wait distribution against M/M/1 and M/D/1. Writes tails.json.
+p50, p95 and p99 of the system time on ten workloads, 1e8 queries each (2e8 at utilization 0.9):
+inside the 99 % interval or not. And the largest error of the wait distribution against M/M/1 and
+M/D/1. Writes tails.json.
 """
 
 import argparse

@@ -21,7 +21,7 @@ from jaxalloc.allocation.workload import Tokens
 
 _TWO_32 = 2.0**32
 _MOST_ATTEMPTS = 64  # each succeeds with probability 0.95 or more
-_MOST_TYPES_UNROLLED = 16
+MOST_TYPES_UNROLLED = 16
 _LEAST_VARIABILITY = 1e-8  # a squared coefficient of variation below it counts as none
 
 Words = UInt32[Array, "K"]
@@ -60,7 +60,7 @@ def read_cells(
 ) -> tuple[Int[Array, "..."], Bool[Array, "..."]]:
     """Type and whether the answer is right."""
     num_types = cells.starts.shape[0]
-    if num_types > _MOST_TYPES_UNROLLED:
+    if num_types > MOST_TYPES_UNROLLED:
         kind = jnp.searchsorted(cells.starts, bits, side="right").astype(jnp.int32) - 1
         return kind, bits < cells.wrong[kind]
     kind, wrong = jnp.zeros(bits.shape, jnp.int32), jnp.broadcast_to(cells.wrong[0], bits.shape)
@@ -72,7 +72,7 @@ def read_cells(
 
 def look_up(values: Tokens, kind: Int[Array, "..."]) -> Draws:
     """`values[kind]`; a few comparisons are quicker than a gather."""
-    if values.shape[0] > _MOST_TYPES_UNROLLED:
+    if values.shape[0] > MOST_TYPES_UNROLLED:
         return values[kind]
     found = jnp.broadcast_to(values[0], kind.shape)
     for k in range(1, values.shape[0]):

@@ -2,11 +2,11 @@
 
 The groups are independent and of equal length, so a mean over them is followed by an interval of
 Student's t. A ratio (a mean per query of a type, or service time over time) is that of the totals,
-its interval from the groups' residuals y_g - r x_g (the delta method). A percentile's interval are
-the times at which the interval of the distribution function, itself a mean over groups, contains
-the level; it ends at edges of bins, outward, and so covers where the distribution has atoms or gaps
-too. No interval of a probability is taken narrower than that of independent queries: where fewer
-than about t² of the queries lie beyond a percentile, it has no upper end (inf).
+its interval from the groups' residuals y_g - r x_g (the delta method). A percentile's interval
+runs between the percentiles of the levels q - h and q + h, where h is the half-width of the share
+of queries below it (Woodruff, 1952); it ends at edges of bins, outward, and so covers where the
+distribution has atoms or gaps too. h is never less than for independent queries: where fewer than
+about t² of the queries lie beyond a percentile, it has no upper end (inf).
 """
 
 from __future__ import annotations
@@ -85,8 +85,7 @@ def measure(
 ) -> tuple[Measures, Measures, Measures]:
     """Estimates and both ends of their intervals."""
     dtype = totals.sums.dtype
-    counts = totals.system_times.astype(dtype)
-    of_type = counts.sum(axis=-1)  # [G, K]
+    of_type = totals.system_times.sum(axis=-1).astype(dtype)  # [G, K]
     waits, services, right = jnp.moveaxis(totals.sums, -1, 0)
     everyone = of_type.sum(axis=-1)
     t = student_quantile(confidence, everyone.shape[0] - 1)
@@ -101,11 +100,11 @@ def measure(
     timely = {
         "mean_system_time": ratio((waits + services).sum(axis=-1), everyone),
         "mean_wait": ratio(waits.sum(axis=-1), everyone),
-        "system_time_percentiles": percentile(counts.sum(axis=1)),
-        "wait_percentiles": percentile(totals.waits.astype(dtype)),
+        "system_time_percentiles": percentile(totals.system_times.sum(axis=1)),
+        "wait_percentiles": percentile(totals.waits),
         "type_mean_wait": ratio(waits, of_type),
         "type_mean_system_time": ratio(waits + services, of_type),
-        "type_system_time_percentiles": jax.vmap(percentile, 1)(counts),
+        "type_system_time_percentiles": jax.vmap(percentile, 1)(totals.system_times),
     }
     timeless = {
         "fraction_correct": ratio(right.sum(axis=-1), everyone),
@@ -145,28 +144,34 @@ def paired_difference(first: Array, second: Array, confidence: float) -> Interva
 
 def _percentiles(histogram: Array, levels: PerLevel, edges: Array, t: float) -> Interval:
     """Percentiles of the times in [G, bins] histograms."""
-    size = histogram.sum(axis=1)
-    below = jnp.cumsum(histogram, axis=1)  # at the upper edge of every bin
-    total = size.sum()
-    mean = below.sum(axis=0) / total
-    residual = below - mean[None] * size[:, None]
-    groups = size.shape[0]
-    spread = jnp.sqrt(jnp.square(residual).sum(axis=0) * (groups / (groups - 1))) / total
+    dtype = edges.dtype
+    pooled = histogram.sum(axis=0).astype(dtype)
+    below = jnp.cumsum(pooled)  # the upper edge of every bin
+    total = below[-1]
     starts = jnp.concatenate([jnp.zeros_like(edges[:1]), edges[:-1]])
+    size = histogram.sum(axis=1).astype(dtype)
+    shares = levels / 100
+    here = jnp.searchsorted(below, shares * total)  # the bin in which the level is passed
+    # Group by group: how many are below the lower and below the upper edge of that bin.
+    number = jnp.arange(len(edges))[None, :]
+    ends = (here[:, None] > number, here[:, None] >= number)
+    counts = [jnp.einsum("gb,pb->pg", histogram, mask.astype(jnp.int32)) for mask in ends]
+    spread = [_spread(count.astype(dtype), size) for count in counts]
+    independent = jnp.sqrt(shares * (1 - shares) / total)
+    half = t * jnp.maximum(jnp.maximum(*spread), independent)
+    low = starts[jnp.searchsorted(below, (shares - half) * total)]
+    beyond = jnp.searchsorted(below, (shares + half) * total)
+    high = jnp.where(beyond < len(edges), edges[jnp.minimum(beyond, len(edges) - 1)], jnp.inf)
+    before = jnp.where(here > 0, below[here - 1], 0)
+    part = (shares * total - before) / jnp.maximum(below[here] - before, 1)
+    inside = starts[here] + part * (edges[here] - starts[here])
+    # The first bin holds those who did not wait, the last has no end.
+    value = jnp.where((here == 0) | (edges[here] == jnp.inf), starts[here], inside)
+    return Interval(*(jnp.where(total > 0, x, jnp.nan) for x in (value, low, high)))
 
-    def one(level: Scalar) -> Interval:
-        share = level / 100
-        half = t * jnp.maximum(spread, jnp.sqrt(share * (1 - share) / total))
-        surely_below = mean + half < share
-        surely_above = (mean - half >= share) & (edges < jnp.inf)
-        low = starts[jnp.sum(surely_below)]
-        high = jnp.where(jnp.any(surely_above), edges[jnp.argmax(surely_above)], jnp.inf)
-        here = jnp.argmax(mean >= share)
-        before = jnp.where(here > 0, mean[here - 1], 0)
-        part = (share - before) / jnp.maximum(mean[here] - before, jnp.finfo(mean.dtype).tiny)
-        inside = starts[here] + part * (edges[here] - starts[here])
-        # The first bin holds those who did not wait, the last has no end.
-        value = jnp.where((here == 0) | (edges[here] == jnp.inf), starts[here], inside)
-        return Interval(*(jnp.where(total > 0, x, jnp.nan) for x in (value, low, high)))
 
-    return jax.vmap(one)(levels)
+def _spread(counts: Array, size: Array) -> Array:
+    """[P] standard error of the share that [P, G] counts are of the groups' sizes."""
+    groups = size.shape[0]
+    residual = counts - (counts.sum(axis=1) / size.sum())[:, None] * size[None, :]
+    return jnp.sqrt(jnp.square(residual).sum(axis=1) * (groups / (groups - 1))) / size.sum()

@@ -8,8 +8,8 @@ and discards a warm-up: 12 relaxation times of
 with the squared coefficients of variation of gaps and services, after which what is left of the
 empty start is a factor e^-12 (at most `_MOST_WARM_UP` queries: `relaxations` tells whether that was
 enough). The replications form 32 groups; the intervals are Student's, from the 32 group means (for
-ratios by the delta method, for percentiles by inverting the interval of the distribution function,
-outward to the edges of the histogram's bins, so that they hold at atoms too).
+ratios by the delta method, for percentiles by Woodruff's, outward to the edges of the histogram's
+bins, so that they hold at atoms too).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jaxalloc.allocation.draws import make_cells
 from jaxalloc.allocation.estimates import GROUPS, Measures, PerLevel, measure
 from jaxalloc.allocation.mg1 import service_moments, service_time, utilization
 from jaxalloc.allocation.objective import accuracy
-from jaxalloc.allocation.paths import Scenario, Shape, Totals, run_blocks
+from jaxalloc.allocation.paths import CHUNK, Scenario, Shape, Totals, run_blocks
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
 from jaxalloc.backend import in_chunks, platform_of
 
@@ -58,6 +58,7 @@ class FifoResult(NamedTuple):
       system_time_counts: [K, bins] queries by type and system time.
       group_means: [32, 2] mean system time and fraction correct of every group: with one key, the
         differences of two allocations are paired.
+      group_types: [32, K] share of each type in every group.
     """
 
     estimate: Measures
@@ -72,6 +73,7 @@ class FifoResult(NamedTuple):
     wait_counts: Edges
     system_time_counts: Float[Array, "K bins"]
     group_means: Float[Array, "32 2"]
+    group_types: Float[Array, "32 K"]
 
     @property
     def mean_system_time(self) -> Scalar:
@@ -99,8 +101,8 @@ def simulate_fifo(
       key: a random key; another implementation than the default one gives other draws.
       workload: one workload; gamma-distributed service where `service_cv` is not 0.
       tokens: [K] token budgets.
-      num_queries: how many to count at least; rounded up to replications of one length, 32 to 8192
-        of them. With `Replay` to whole replays.
+      num_queries: how many to count at least; rounded up to 32 to 8192 replications of a
+        multiple of 64 queries. With `Replay` to whole replays.
       arrivals: `arrivals.Poisson()`, `arrivals.Renewal(cv)` or `arrivals.Replay(gaps)`. A replay
         starts empty and discards nothing: its intervals are for the given arrivals.
       percentiles: the levels wanted, %.
@@ -129,23 +131,33 @@ def simulate_fifo(
     stable = (utilization(workload, tokens) < 1) | isinstance(arrivals, Replay)
     levels = jnp.asarray(percentiles, dtype)
     estimate, low, high = _measure(totals, levels, scenario.scale, stable, confidence, shape.bits)
-    by_type = totals.system_times.astype(dtype)
-    size = by_type.sum(axis=(1, 2))
-    waits, services, right = jnp.moveaxis(totals.sums.sum(axis=1), -1, 0)
     return FifoResult(
         estimate=estimate,
         low=low,
         high=high,
         levels=levels,
-        num_queries=size.sum(),
-        num_of_type=by_type.sum(axis=(0, 2)),
         warm_up=scenario.warm_up,
         relaxations=(scenario.warm_up + shape.queries) / relaxation,
         edges=upper_edges(scenario.scale, shape.bits),
-        wait_counts=totals.waits.astype(dtype).sum(axis=0),
-        system_time_counts=by_type.sum(axis=0),
-        group_means=jnp.stack([(waits + services) / size, right / size], axis=-1),
+        **_tables(totals),
     )
+
+
+@jax.jit
+def _tables(totals: Totals) -> dict[str, Array]:
+    """Counts and group means, in the floating dtype, which holds more than 2^31."""
+    dtype = totals.sums.dtype
+    of_type = totals.system_times.sum(axis=2).astype(dtype)
+    size = of_type.sum(axis=1)
+    waits, services, right = jnp.moveaxis(totals.sums.sum(axis=1), -1, 0)
+    return {
+        "num_queries": size.sum(),
+        "num_of_type": of_type.sum(axis=0),
+        "wait_counts": totals.waits.sum(axis=0, dtype=dtype),
+        "system_time_counts": totals.system_times.sum(axis=0, dtype=dtype),
+        "group_means": jnp.stack([(waits + services) / size, right / size], axis=-1),
+        "group_types": of_type / size[:, None],
+    }
 
 
 _measure = jax.jit(measure, static_argnames=("confidence", "bits"))
@@ -179,7 +191,7 @@ def _layout(workload: Workload, num_queries: int, arrivals: Arrivals) -> tuple[S
         lanes = max(1, num_queries // _FEWEST_QUERIES_OF_A_LANE)
     lanes = min(max(GROUPS, 1 << (lanes - 1).bit_length()), _MOST_LANES)
     if not isinstance(arrivals, Replay):
-        queries = -(-num_queries // lanes)
+        queries = -(-num_queries // (lanes * CHUNK)) * CHUNK
     blocks = max(1, lanes // _MOST_LANES_OF_A_BLOCK)
     random_service = True
     if not isinstance(workload.service_cv, jax.core.Tracer):

@@ -22,7 +22,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxalloc.allocation.arrivals import Arrivals, Gaps, Poisson, Renewal, Replay
 from jaxalloc.allocation.bins import bin_of, num_bins
-from jaxalloc.allocation.draws import Cells, exponential, gamma, look_up, read_cells
+from jaxalloc.allocation.draws import (
+    MOST_TYPES_UNROLLED,
+    Cells,
+    exponential,
+    gamma,
+    look_up,
+    read_cells,
+)
 from jaxalloc.allocation.workload import Scalar, Tokens
 
 CHUNK = 64  # queries of a replication
@@ -122,31 +129,40 @@ def run_block(scenario: Scenario, key: Array, shape: Shape) -> Totals:
     # random numbers however long the queue takes to warm up.
     wait = lax.fori_loop(-((scenario.warm_up + CHUNK - 1) // CHUNK), 0, warm, wait)
 
+    groups, types, bins = shape.groups, len(scenario.time), num_bins(shape.bits)
+    group = (jnp.arange(shape.lanes, dtype=jnp.int32) // (shape.lanes // groups))[None, :]
+
     def count(chunk: Int[Array, ""], state: Any) -> Any:
         wait, sums, gaps, waits, system_times = state
         queries = _draw(scenario, key, chunk, shape)
         before, wait = _walk(wait, queries.service - queries.gap)
-        counted = chunk * CHUNK + jnp.arange(CHUNK) < shape.queries
-        counted = jnp.broadcast_to(counted[:, None], before.shape)
-        added, elapsed = _sums(queries, before, counted, shape, len(scenario.time))
-        number = bin_of(before / scenario.scale, shape.bits)
-        waits = _tally(waits, (_groups(shape), number), counted)
+        counted = None
+        if shape.queries % CHUNK:
+            counted = (chunk * CHUNK + jnp.arange(CHUNK) < shape.queries)[:, None]
+        added, elapsed = _sums(queries, before, counted, groups, types)
+        place = group * bins + bin_of(before / scenario.scale, shape.bits)
+        waits = _tally(waits, place, counted)
         number = bin_of((before + queries.service) / scenario.scale, shape.bits)
-        system_times = _tally(system_times, (_groups(shape), queries.kind, number), counted)
+        place = (group * types + queries.kind) * bins + number
+        system_times = _tally(system_times, place, counted)
         return wait, sums.add(added), gaps.add(elapsed), waits, system_times
 
-    groups, types, bins = shape.groups, len(scenario.time), num_bins(shape.bits)
     zeros = jnp.zeros((groups, types, 3), dtype)
     first = (
         wait,
         _Kahan(zeros, zeros),
         _Kahan(zeros[:, 0, 0], zeros[:, 0, 0]),
-        jnp.zeros((groups, bins), jnp.int32),
-        jnp.zeros((groups, types, bins), jnp.int32),
+        jnp.zeros(groups * bins, jnp.int32),
+        jnp.zeros(groups * types * bins, jnp.int32),
     )
     chunks = -(-shape.queries // CHUNK)
     _, sums, gaps, waits, system_times = lax.fori_loop(0, chunks, count, first)
-    return Totals(sums.total, gaps.total, waits, system_times)
+    return Totals(
+        sums.total,
+        gaps.total,
+        waits.reshape(groups, bins),
+        system_times.reshape(groups, types, bins),
+    )
 
 
 def _draw(scenario: Scenario, key: Array, chunk: Int[Array, ""], shape: Shape) -> _Queries:
@@ -197,25 +213,35 @@ def _prefix(wait: Waits, change: Block) -> tuple[Block, Waits]:
     return waits[:-1], waits[-1]
 
 
-def _groups(shape: Shape) -> Int[Array, "1 R"]:
-    return (jnp.arange(shape.lanes) // (shape.lanes // shape.groups))[None, :]
-
-
 def _sums(
-    queries: _Queries, wait: Block, counted: Bool[Array, "T R"], shape: Shape, num_types: int
+    queries: _Queries, wait: Block, counted: Any, groups: int, types: int
 ) -> tuple[Float[Array, "G K 3"], PerGroup]:
     """Waits, services and right answers of each group and type, and the time that went by."""
-    values = jnp.stack([wait, queries.service, queries.right.astype(wait.dtype)], axis=-1)
-    values = jnp.where(counted[..., None], values, 0)
-    groups = jnp.broadcast_to(_groups(shape), wait.shape)
-    zeros = jnp.zeros((shape.groups, num_types, 3), wait.dtype)
-    elapsed = jnp.where(counted, queries.gap, 0).reshape(CHUNK, shape.groups, -1).sum((0, 2))
-    return zeros.at[groups, queries.kind].add(values), elapsed
+
+    def by_group(values: Block) -> PerGroup:
+        return values.sum(axis=0).reshape(groups, -1).sum(axis=1)
+
+    def kept(values: Block) -> Block:
+        return values if counted is None else jnp.where(counted, values, 0)
+
+    values = [kept(x) for x in (wait, queries.service, queries.right.astype(wait.dtype))]
+    elapsed = by_group(kept(queries.gap))
+    if types > MOST_TYPES_UNROLLED:
+        group = jnp.repeat(jnp.arange(groups), wait.shape[1] // groups)
+        group = jnp.broadcast_to(group[None], wait.shape)
+        zeros = jnp.zeros((groups, types, 3), wait.dtype)
+        return zeros.at[group, queries.kind].add(jnp.stack(values, axis=-1)), elapsed
+    masks = (queries.kind == k for k in range(types))
+    sums = [jnp.stack([by_group(jnp.where(mask, x, 0)) for x in values], axis=-1) for mask in masks]
+    return jnp.stack(sums, axis=1), elapsed
 
 
-def _tally(histogram: Any, place: tuple[Any, ...], counted: Bool[Array, "T R"]) -> Any:
-    """One more in each bin named by a counted query."""
-    return histogram.at[place].add(counted.astype(jnp.int32))
+def _tally(histogram: Any, place: Int[Array, "T R"], counted: Any) -> Any:
+    """One more in each bin that a counted query names."""
+    one = jnp.int32(1)
+    if counted is not None:
+        one = jnp.broadcast_to(counted, place.shape).astype(jnp.int32).reshape(-1)
+    return histogram.at[place.reshape(-1)].add(one)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "impl"))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 
 from jaxalloc.allocation.estimates import paired_difference
 from jaxalloc.allocation.fifo import simulate_fifo
-from jaxalloc.allocation.objective import evaluate, total_increase
+from jaxalloc.allocation.objective import accuracy, evaluate, total_increase
 from jaxalloc.allocation.optimum import Status, solve
 from jaxalloc.allocation.rounding import gap_bound, integer_box, round_tokens
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
@@ -65,9 +65,10 @@ def rounding_loss(
 ) -> RoundingLoss:
     """The loss of nearest, floor and best-neighbour rounding: analytic, bounded and simulated.
 
-    The simulated loss is α (fraction correct at the optimum - rounded) - (mean system time at the
-    optimum - rounded), every difference on the same arrivals, types and luck: its interval is that
-    of the 32 paired differences, a small part of what either path alone would leave.
+    The simulated loss is α (accuracy at the optimum - rounded) - (mean system time at the optimum -
+    rounded), on the same arrivals and types: its interval is that of the 32 paired differences, a
+    small part of what either path alone would leave. The accuracy is that of the types that came;
+    single answers would tell nothing, since a token more or less changes one in a million of them.
 
     Args:
       workload: one workload; solved here.
@@ -89,8 +90,8 @@ def rounding_loss(
 
     def path(tokens: Tokens) -> Array:
         result = simulate_fifo(key, workload, tokens, num_queries, confidence=confidence)
-        time, correct = result.group_means[:, 0], result.group_means[:, 1]
-        return workload.accuracy_weight * correct - time
+        correct = (result.group_types * accuracy(workload, tokens)[None, :]).sum(axis=1)
+        return workload.accuracy_weight * correct - result.group_means[:, 0]
 
     optimum = path(tokens)
     simulated = []

@@ -148,19 +148,21 @@ def test_under_jit_and_vmap():
 
 
 def test_intervals_cover_at_their_rate():
-    # M/D/1-like mixture at ρ = 0.6, 300 paths: at least 97 % of the 99 % intervals, and not more
-    # than all but chance allows of the 80 % ones (binomial, 5 standard deviations).
+    # 300 paths at ρ = 0.6: what a coverage of 99 % and of 80 % may show (5 standard deviations).
     truth = float(mean_system_time(server(), TOKENS))
 
-    def ends(key, confidence):
-        result = simulate_fifo(key, server(), TOKENS, 32_000, confidence=confidence)
-        return result.low.mean_system_time, result.high.mean_system_time
+    @jax.jit
+    def means(keys):
+        def one(key):
+            result = simulate_fifo(key, server(), TOKENS, 32_000, confidence=0.99)
+            return result.mean_system_time, result.high.mean_system_time
 
-    keys = jax.random.split(jax.random.key(7), 300)
-    for confidence, least, most in ((0.99, 0.96, 1.0), (0.8, 0.68, 0.92)):
-        run = jax.jit(lambda keys, c=confidence: jax.lax.map(lambda key: ends(key, c), keys))
-        low, high = run(keys)
-        assert least <= np.mean((low <= truth) & (truth <= high)) <= most
+        return jax.lax.map(one, keys)
+
+    value, high = means(jax.random.split(jax.random.key(7), 300))
+    off = np.abs(value - truth) / (high - value) * student_quantile(0.99, 31)
+    assert np.mean(off <= student_quantile(0.99, 31)) >= 0.96
+    assert 0.68 <= np.mean(off <= student_quantile(0.8, 31)) <= 0.92
 
 
 def test_percentiles_are_those_of_the_counts():
