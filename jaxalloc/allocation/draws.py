@@ -10,11 +10,13 @@ key, two allocations see the same arrivals and types, and answers that differ as
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jaxalloc.allocation.workload import Tokens
@@ -26,6 +28,18 @@ _LEAST_VARIABILITY = 1e-8  # a squared coefficient of variation below it counts 
 
 Words = UInt32[Array, "K"]
 Draws = Float[Array, "..."]
+
+
+def two_words(key: Array, shape: tuple[int, ...]) -> UInt32[Array, "2 ..."]:
+    """Twice 32 random bits an entry.
+
+    With JAX's default generator they are both halves of one block of Threefry, of which
+    `jax.random.bits` would give one.
+    """
+    if str(jax.random.key_impl(key)) != "threefry2x32":
+        return jax.random.bits(key, (2, *shape), jnp.uint32)
+    counters = lax.iota(jnp.uint32, 2 * math.prod(shape))
+    return threefry_2x32(jax.random.key_data(key), counters).reshape(2, *shape)
 
 
 class Cells(NamedTuple):

@@ -29,6 +29,7 @@ from jaxalloc.allocation.draws import (
     gamma,
     look_up,
     read_cells,
+    two_words,
 )
 from jaxalloc.allocation.workload import Scalar, Tokens
 
@@ -170,7 +171,7 @@ def _draw(scenario: Scenario, key: Array, chunk: Int[Array, ""], shape: Shape) -
     dtype, block = scenario.time.dtype, (CHUNK, shape.lanes)
     key = jax.random.fold_in(key, chunk.astype(jnp.uint32))
     for_bits, for_gaps, for_service = jax.random.split(key, 3)
-    bits = jax.random.bits(for_bits, (2, *block), jnp.uint32)
+    bits = two_words(for_bits, block)
     kind, right = read_cells(scenario.cells, bits[1])
     service = look_up(scenario.time, kind)
     if shape.random_service:

@@ -19,7 +19,7 @@ from jaxalloc import (
     utilization,
 )
 from jaxalloc.allocation.bins import bin_of, num_bins, upper_edges
-from jaxalloc.allocation.draws import gamma, make_cells, read_cells
+from jaxalloc.allocation.draws import gamma, make_cells, read_cells, two_words
 from jaxalloc.allocation.estimates import student_quantile
 from jaxalloc.allocation.paths import CHUNK, Scenario, Shape, _draw, _prefix, _recursion, run_block
 
@@ -224,6 +224,17 @@ def test_a_type_that_never_comes():
     assert np.isnan(result.estimate.type_mean_wait[1])
     assert np.isnan(result.estimate.type_system_time_percentiles[1]).all()
     assert np.isfinite(result.mean_system_time)
+
+
+@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
+def test_words_are_random(implementation):
+    words = two_words(jax.random.key(3, impl=implementation), (64, 512))
+    assert words.shape == (2, 64, 512)
+    assert words.dtype == np.uint32
+    shares = np.asarray(words).reshape(2, -1) / 2**32
+    assert all(scipy.stats.kstest(row, "uniform").pvalue > 1e-3 for row in shares)
+    assert abs(np.corrcoef(shares)[0, 1]) < 4 / np.sqrt(shares.shape[1])
+    assert abs(np.corrcoef(shares[0, 1:], shares[0, :-1])[0, 1]) < 4 / np.sqrt(shares.shape[1])
 
 
 @pytest.mark.parametrize("cv", [0.3, 1.0, 2.0])
