@@ -61,24 +61,19 @@ def simulated(workloads, count, queries):
 
 
 def draw(tokens, lost):
+    """Configurations in which nobody thinks lose nothing and are left out."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 4.4), layout="constrained")
         panels = zip(figure.subplots(1, 2, sharey=True), ("floor", "best"), strict=True)
         for axes, way in panels:
             loss = getattr(lost, way)
-            for k, (values, label) in enumerate(
-                ((loss.bound, "certified bound"), (loss.loss, "loss"))
-            ):
-                axes.plot(
-                    tokens,
-                    np.maximum(values, 1e-16),
-                    ls="none",
-                    ms=2.5,
-                    mew=0,
-                    label=label,
-                    **look(k),
-                )
+            shown = (tokens > 1) & (loss.loss > 0)
+            x = tokens[shown]
+            axes.vlines(x, loss.loss[shown], loss.bound[shown], color="#cccccc", lw=0.5)
+            for k, (values, label) in enumerate(((loss.bound, "bound"), (loss.loss, "loss"))):
+                axes.plot(x, values[shown], ls="none", ms=2.2, mew=0, label=label, **look(k))
             axes.set(xscale="log", yscale="log", xlabel="mean tokens at the optimum")
+            axes.set_ylim(bottom=1e-13)
             axes.set_title({"floor": "rounded down", "best": "best neighbour"}[way])
             axes.legend(frameon=False, markerscale=3)
         figure.axes[0].set_ylabel("loss of objective, s")
@@ -126,7 +121,7 @@ def main():
         },
     }
     if not quick:
-        draw(np.maximum(tokens, 1e-2), lost)
+        draw(tokens, lost)
     report.write("rounding_study.json", quick, document)
 
 

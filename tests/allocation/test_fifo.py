@@ -217,6 +217,25 @@ def test_no_arrivals_at_all():
     assert float(result.estimate.utilization) < 1e-20
 
 
+def test_many_types():
+    num = 20  # more than are told apart by comparisons, with coarser histograms
+    workload = dataclasses.replace(
+        server(),
+        **{
+            name: jnp.resize(getattr(server(), name), num)
+            for name in ("gain", "decay", "floor", "base_time", "time_per_token", "service_cv")
+        },
+        mix=jnp.full(num, 1 / num),
+    )
+    tokens = jnp.linspace(0, 200, num)
+    result = simulate_fifo(KEY, workload, tokens, 100_000)
+    assert inside(result, "mean_system_time", mean_system_time(workload, tokens))
+    assert inside(result, "fraction_correct", mean_accuracy(workload, tokens))
+    share = np.asarray(result.num_of_type) / float(result.num_queries)
+    np.testing.assert_allclose(share, 1 / num, atol=0.005)
+    assert inside(result, "type_mean_wait", mean_wait(workload, tokens))
+
+
 def test_a_type_that_never_comes():
     workload = dataclasses.replace(server(), mix=jnp.array([1.0, 0.0]))
     result = simulate_fifo(KEY, workload, TOKENS, 10_000)
