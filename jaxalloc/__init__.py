@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from jaxalloc import sweep
+    from jaxalloc.allocation import arrivals
     from jaxalloc.allocation.batch import solve_batch, status_fractions
+    from jaxalloc.allocation.fifo import FifoResult, simulate_fifo
     from jaxalloc.allocation.fixed_point import FixedPoint, contraction_bound
     from jaxalloc.allocation.frontier import Frontier, frontier
     from jaxalloc.allocation.masking import mask_failed
@@ -18,13 +20,23 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from jaxalloc.allocation.objective import mean_accuracy, objective
     from jaxalloc.allocation.optimum import Allocation, Status, solve
     from jaxalloc.allocation.projected_gradient import ProjectedGradient, lipschitz_bound
+    from jaxalloc.allocation.quantiles import (
+        largest_arrival_rate,
+        largest_rates_along,
+        system_time_quantile,
+        type_system_time_quantiles,
+        wait_quantile,
+    )
     from jaxalloc.allocation.rounding import Rounding, round_tokens
+    from jaxalloc.allocation.rounding_loss import Loss, RoundingLoss, rounding_loss
     from jaxalloc.allocation.sensitivity import Outputs, Sensitivity, sensitivity
+    from jaxalloc.allocation.tails import system_time_cdf, wait_cdf
     from jaxalloc.allocation.targets import (
         solve_for_accuracy,
         solve_for_mean_tokens,
         solve_for_system_time,
     )
+    from jaxalloc.allocation.trust import Comparison, Trust, trust
     from jaxalloc.allocation.workload import Workload
     from jaxalloc.calibration.accuracy import AccuracyFit, fit_accuracy
     from jaxalloc.calibration.arrivals import ArrivalFit, MixFit, fit_arrivals, fit_mix
@@ -54,6 +66,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
 _HOMES = {
     "": ("sweep",),
     "allocation.batch": ("solve_batch", "status_fractions"),
+    "allocation": ("arrivals",),
+    "allocation.fifo": ("FifoResult", "simulate_fifo"),
     "allocation.fixed_point": ("FixedPoint", "contraction_bound"),
     "allocation.frontier": ("Frontier", "frontier"),
     "allocation.masking": ("mask_failed",),
@@ -68,6 +82,27 @@ _HOMES = {
         "solve_for_accuracy",
         "solve_for_mean_tokens",
         "solve_for_system_time",
+    ),
+    "allocation.quantiles": (
+        "largest_arrival_rate",
+        "largest_rates_along",
+        "system_time_quantile",
+        "type_system_time_quantiles",
+        "wait_quantile",
+    ),
+    "allocation.tails": (
+        "system_time_cdf",
+        "wait_cdf",
+    ),
+    "allocation.rounding_loss": (
+        "rounding_loss",
+        "Loss",
+        "RoundingLoss",
+    ),
+    "allocation.trust": (
+        "trust",
+        "Trust",
+        "Comparison",
     ),
     "allocation.workload": ("Workload",),
     "calibration.accuracy": ("AccuracyFit", "fit_accuracy"),
@@ -95,12 +130,15 @@ __all__ = [
     "Allocation",
     "ArrivalFit",
     "BatchTime",
+    "Comparison",
     "Covariances",
     "Decision",
+    "FifoResult",
     "FitStatus",
     "FixedPoint",
     "Frontier",
     "Intervals",
+    "Loss",
     "MixFit",
     "Newton",
     "Outputs",
@@ -108,13 +146,16 @@ __all__ = [
     "Replicates",
     "Requests",
     "Rounding",
+    "RoundingLoss",
     "Schedule",
     "ScheduleStatus",
     "Sensitivity",
     "ServiceFit",
     "Status",
+    "Trust",
     "Workload",
     "accuracy_intervals",
+    "arrivals",
     "bootstrap_accuracy",
     "bootstrap_intervals",
     "contraction_bound",
@@ -124,6 +165,8 @@ __all__ = [
     "fit_mix",
     "fit_service_time",
     "frontier",
+    "largest_arrival_rate",
+    "largest_rates_along",
     "latency_bound",
     "lipschitz_bound",
     "mask_failed",
@@ -133,10 +176,12 @@ __all__ = [
     "objective",
     "policies",
     "round_tokens",
+    "rounding_loss",
     "sensitivity",
     "service_intervals",
     "simulate",
     "simulate_batch",
+    "simulate_fifo",
     "solve",
     "solve_batch",
     "solve_for_accuracy",
@@ -145,8 +190,14 @@ __all__ = [
     "solve_uncertain",
     "status_fractions",
     "sweep",
+    "system_time_cdf",
+    "system_time_quantile",
+    "trust",
+    "type_system_time_quantiles",
     "utilization",
     "validate",
+    "wait_cdf",
+    "wait_quantile",
 ]
 
 if not TYPE_CHECKING:  # which would take it for a promise of any name

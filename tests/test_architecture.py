@@ -23,6 +23,7 @@ ROOMS = {
     "sweep": {"backend", "workloads", "traces", "allocation", "scheduling"},
     "cli": {
         "",
+        "backend",
         "sweep",
         "workloads",
         "traces",

@@ -23,6 +23,8 @@ COMMANDS = (
     "sweep",
     "sensitivity",
     "frontier",
+    "queue",
+    "trust",
     "schedule",
     "fit",
     "plot",

@@ -1,0 +1,163 @@
+"""Percentiles of waits and system times, and the arrival rate at which they meet a target.
+
+With deterministic service the system time of type k is at least t_k, and exactly t_k for those who
+do not wait. So its distribution jumps by π_k (1 - ρ) at each t_k, and as a function of the tokens a
+quantile has kinks: where it begins or ceases to sit at a jump (there it moves with that type's own
+service time alone, dq/dl_k = c_k), and, more faintly, where it passes a jump or t_j + t_k, at which
+the density jumps. A derivative there is that of one side. A quantile of the wait is 0 up to the
+level 1 - ρ.
+
+A percentile of the optimum is not concave in the tokens, nor are the tokens that keep one under a
+target a convex set: so nothing here optimizes under such a constraint. What is offered is monotone
+in one number: the arrival rate at given tokens, also at those of every point of a frontier.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxalloc.allocation.mg1 import service_moments
+from jaxalloc.allocation.root import increasing_root
+from jaxalloc.allocation.tails import Services, jumps, no_service, services_of, system_cdf
+from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
+
+PerType = Float[Array, "K"]
+
+
+def wait_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
+    """The least time that a share q of the queries do not wait longer than, s.
+
+    Differentiable, under `jax.jit` and `jax.vmap`; 0 up to 1 - ρ, inf where ρ >= 1. In float64 q up
+    to 1 - 1e-7 makes sense.
+
+    >>> import jaxalloc, jax.numpy as jnp
+    >>> workload = jaxalloc.Workload.create(
+    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
+    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
+    >>> print([f"{jaxalloc.wait_quantile(workload, jnp.array([900.0]), q):.3f}" for q in (.5, .9)])
+    ['0.000', '1.516']
+    """
+    services = services_of(workload, tokens)
+    return _quantile(workload.arrival_rate, services, no_service(services), q)
+
+
+def system_time_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
+    """The least time within which a share q of the queries is answered, s.
+
+    Differentiable in the tokens and all else, under `jax.jit` and `jax.vmap`; the module says where
+    it has kinks. It is inf where ρ >= 1. In float64 q up to 1 - 1e-7 makes sense.
+
+    >>> import jaxalloc, jax.numpy as jnp
+    >>> workload = jaxalloc.Workload.create(
+    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
+    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
+    >>> print(f"{jaxalloc.system_time_quantile(workload, jnp.array([900.0]), 0.9):.3f} s")
+    2.516 s
+    """
+    services = services_of(workload, tokens)
+    return _quantile(workload.arrival_rate, services, services, q)
+
+
+def type_system_time_quantiles(workload: Workload, tokens: Tokens, q: Any) -> PerType:
+    """The same for every type alone, s."""
+    services = services_of(workload, tokens)
+
+    def one(mix: Tokens) -> Scalar:
+        own = services._replace(mix=mix)
+        return _quantile(workload.arrival_rate, services, own, q)
+
+    return jax.lax.map(one, jnp.eye(workload.num_types, dtype=services.time.dtype))
+
+
+@jax.jit
+def _quantile(rate: Scalar, services: Services, own: Services, q: Any) -> Scalar:
+    """The root of P(W + S <= x) = q, or the jump that passes q."""
+    q = jnp.asarray(q, services.time.dtype)
+    first = jnp.sum(services.mix * services.time)
+    stable = rate * first < 1
+    rate = jnp.where(stable, rate, 0)
+    sits, low, high = jax.lax.stop_gradient(_bracket(rate, services, own, q))
+    at_jump = jnp.any(sits)
+    place = jnp.sum(jnp.where(sits, own.time, 0)) / jnp.maximum(jnp.sum(sits), 1)
+    # Looked for in units of the mean system time; q of all take at most 1 / (1 - q) of it (Markov).
+    spread = 0 if services.variability is None else services.variability
+    second = jnp.sum(services.mix * (1 + spread) * jnp.square(services.time))
+    mean = jnp.sum(own.mix * own.time) + rate * second / (2 * (1 - rate * first))
+    unit = jax.lax.stop_gradient(jnp.where(mean > 0, mean, 1))
+    least = low / unit * (1 + 4 * jnp.finfo(q.dtype).eps)  # no rounding back below a jump
+    most = jnp.maximum(jnp.minimum(high / unit, 1 / (1 - jnp.minimum(q, 1))), least)
+
+    def excess(z: Scalar) -> Scalar:
+        between = system_cdf(rate, services, own, z * unit) - q
+        return jnp.where(at_jump, z - place / unit, between)
+
+    root = jnp.where(at_jump, place, increasing_root(excess, least, most) * unit)
+    valid = (q >= 0) & (q <= 1)
+    return jnp.where(stable & (q < 1), root, jnp.where(valid, jnp.inf, jnp.nan))
+
+
+def _bracket(
+    rate: Scalar, services: Services, own: Services, q: Scalar
+) -> tuple[Flag, Scalar, Scalar]:
+    """Which service times are the quantile, and else between which of them it lies."""
+    fixed = own.fixed & (own.mix > 0)
+    after = jax.lax.map(lambda x: system_cdf(rate, services, own, x), own.time)
+    before = after - jumps(rate * jnp.sum(services.mix * services.time), own)
+    sits = fixed & (before < q) & (q <= after)
+    first = jnp.min(jnp.where(sits, own.time, jnp.inf))  # rounding may let two claim it
+    sits &= own.time == first
+    low = jnp.max(jnp.where(fixed & (after < q), own.time, 0))
+    high = jnp.min(jnp.where(fixed & (before >= q), own.time, jnp.inf))
+    at_jump = jnp.any(sits)
+    return sits, jnp.where(at_jump, first, low), jnp.where(at_jump, first, high)
+
+
+def largest_arrival_rate(workload: Workload, tokens: Tokens, seconds: Any, q: Any = None) -> Scalar:
+    """The largest arrival rate at which the system time stays under a target, queries / s.
+
+    Its mean, `m1 + λ V / (2 (1 - λ m1)) <= seconds` solved for λ (derived here), or with q given
+    its q-quantile, `P(system time <= seconds) >= q`, a root in λ. The workload's own arrival rate
+    plays no part. NaN where not even single queries meet the target. Differentiable, under
+    `jax.jit` and `jax.vmap`.
+
+    >>> import jaxalloc, jax.numpy as jnp
+    >>> workload = jaxalloc.Workload.create(
+    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
+    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
+    >>> tokens = jnp.array([900.0])  # 1 s of service
+    >>> print(f"{jaxalloc.largest_arrival_rate(workload, tokens, 2.0):.4f} / s")
+    0.6667 / s
+    >>> print(f"{jaxalloc.largest_arrival_rate(workload, tokens, 2.0, q=0.95):.4f} / s")
+    0.2870 / s
+    """
+    dtype = jnp.result_type(workload.dtype, tokens)
+    target = jnp.asarray(seconds, dtype)
+    first, second = service_moments(workload, tokens)
+    if q is None:
+        room = target - first
+        return jnp.where(room >= 0, 2 * room / (second + 2 * first * room), jnp.nan)
+    return _rate_of_quantile(services_of(workload, tokens), first, target, jnp.asarray(q, dtype))
+
+
+@jax.jit
+def _rate_of_quantile(services: Services, first: Scalar, target: Scalar, q: Scalar) -> Scalar:
+    reachable = system_cdf(jnp.zeros_like(first), services, services, target) >= q
+
+    def late(load: Scalar) -> Scalar:
+        """How many too many are late, at utilization `load`; it rises from q - P(S <= target)."""
+        late = q - system_cdf(load / first, services, services, target)
+        return jnp.where(reachable, late, load)
+
+    load = increasing_root(late, jnp.zeros_like(first), jnp.ones_like(first))
+    return jnp.where(reachable & (q > 0), load / first, jnp.nan)
+
+
+@functools.partial(jax.jit)
+def largest_rates_along(workload: Workload, tokens: Any, seconds: Any, q: Any = None) -> Any:
+    """`largest_arrival_rate` at each of [W, K] tokens, such as those of a `Frontier`; [W]."""
+    return jax.lax.map(lambda one: largest_arrival_rate(workload, one, seconds, q), tokens)

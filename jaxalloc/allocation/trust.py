@@ -1,0 +1,248 @@
+"""Whether an M/G/1 answer can be trusted for the traffic of a trace.
+
+The formulas want arrivals that know nothing of each other (Poisson) nor of the services. A trace is
+replayed through the queue, its services scaled to a utilization, and its mean system time compared
+with Pollaczek-Khinchine's for the same rate and the same first two moments of the service time.
+A trace is short: even a true M/G/1 queue would not meet its mean over so few queries. So the same
+number of Poisson arrivals with services drawn from the trace is simulated many times, from empty
+too; only an error beyond the middle 99 % of those is blamed on the traffic. Replays with gaps and
+services in random order tell whether their order is to blame (clusters, drift) or the distribution
+of the gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+VERDICTS = ("trusted", "with care", "not trusted")
+_MEANINGS = ("can be trusted", "should be used with care", "should not be trusted")
+_REFERENCES = 200  # simulated M/G/1 paths
+_MIDDLE = 0.99
+_SHUFFLES = 50
+_LAGS = 10
+_PARTS = 10  # of the trace, whose rates are compared
+_GOOD, _FAIR = 0.1, 0.3  # relative errors of the mean system time
+_FEW = 100  # queries
+
+
+class Arrived(Protocol):
+    """What `trust` reads of a trace."""
+
+    @property
+    def arrival(self) -> Any:
+        """[N] s, in order."""
+
+    @property
+    def output(self) -> Any:
+        """[N] tokens generated."""
+
+
+class Comparison(NamedTuple):
+    """Prediction against replay at one utilization; times in s.
+
+    Attributes:
+      utilization: service time over the trace's time.
+      predicted: mean system time by Pollaczek-Khinchine.
+      replayed: mean system time of the trace.
+      error: (predicted - replayed) / replayed.
+      low, high: between them 99 % of M/G/1 paths as short as the trace have their mean.
+      shuffled: mean system time with gaps and services in random order (mean of 50).
+      verdict: "trusted" (the error is at most 10 % or no more than so short a trace tells), "with
+        care" (at most 30 %) or "not trusted".
+    """
+
+    utilization: float
+    predicted: float
+    replayed: float
+    error: float
+    low: float
+    high: float
+    shuffled: float
+    verdict: str
+
+
+class Trust(NamedTuple):
+    """What `trust` returns.
+
+    Attributes:
+      num_queries: N.
+      arrival_rate: 1 / s.
+      arrival_cv: coefficient of variation of the gaps; 1 is Poisson.
+      autocorrelation: [10] of the gaps, at lags 1 to 10; 0 is Poisson.
+      noise: beyond ± this an autocorrelation is no accident (99 %).
+      rate_range: least and largest arrival rate among ten parts with as many queries each.
+      load_range: the same for arrival rate times mean service, over that of the whole trace.
+      service_cv: coefficient of variation of the services.
+      comparisons: one a utilization.
+      verdict: the worst of theirs.
+      sentence: what they say, in plain words.
+    """
+
+    num_queries: int
+    arrival_rate: float
+    arrival_cv: float
+    autocorrelation: list[float]
+    noise: float
+    rate_range: tuple[float, float]
+    load_range: tuple[float, float]
+    service_cv: float
+    comparisons: list[Comparison]
+    verdict: str
+    sentence: str
+
+
+def trust(
+    trace: Arrived,
+    *,
+    utilizations: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
+    base_time: float = 0.0,
+    time_per_token: float = 1.0,
+    seed: int = 0,
+) -> Trust:
+    """Compare the M/G/1 mean with a replay of a trace, and say whether to trust it.
+
+    Args:
+      trace: arrivals and generated tokens, such as `jaxalloc.traces.readers.read_trace` returns.
+      utilizations: the trace's services are scaled to each of these; between 0 and 1.
+      base_time: service time of a query without tokens, in the unit of `time_per_token`.
+      time_per_token: service time of a token; with the base time it only shapes the services, whose
+        scale the utilization sets.
+      seed: of the simulated reference.
+
+    Raises:
+      ValueError: too short a trace, all arrivals at once, or a utilization out of range.
+
+    >>> import numpy as np, types
+    >>> rng = np.random.default_rng(0)
+    >>> poisson = types.SimpleNamespace(
+    ...     arrival=np.cumsum(rng.exponential(size=5000)), output=rng.integers(1, 500, 5000))
+    >>> trust(poisson, utilizations=[0.5]).verdict
+    'trusted'
+    """
+    arrival = np.asarray(trace.arrival, dtype=np.float64)
+    service = base_time + time_per_token * np.asarray(trace.output, dtype=np.float64)
+    _check(arrival, service, utilizations)
+    gaps = np.diff(arrival)
+    rate = gaps.size / gaps.sum()
+    rng = np.random.default_rng(seed)
+    comparisons = [_compare(gaps, service, rate, load, rng) for load in utilizations]
+    cv = float(np.std(gaps) * rate)
+    verdict, sentence = _judge(comparisons, cv)
+    rates, loads = _drift(gaps, service)
+    return Trust(
+        num_queries=arrival.size,
+        arrival_rate=float(rate),
+        arrival_cv=cv,
+        autocorrelation=_autocorrelation(gaps),
+        noise=float(2.576 / np.sqrt(gaps.size)),
+        rate_range=(float(rates.min()), float(rates.max())),
+        load_range=(float(loads.min()), float(loads.max())),
+        service_cv=float(np.std(service) / np.mean(service)),
+        comparisons=comparisons,
+        verdict=verdict,
+        sentence=sentence,
+    )
+
+
+def _check(arrival: Floats, service: Floats, utilizations: Sequence[float]) -> None:
+    if arrival.size < _FEW:
+        raise ValueError(f"the trace has {arrival.size} queries: give one of at least {_FEW}")
+    if not np.all(np.diff(arrival) >= 0) or not arrival[-1] > arrival[0]:
+        raise ValueError("arrival must rise from the first query to the last: give its times")
+    if not np.all(np.isfinite(service)) or not np.all(service >= 0) or not service.sum() > 0:
+        raise ValueError("the service times must be finite, not negative and not all 0")
+    for load in utilizations:
+        if not 0 < load < 1:
+            raise ValueError(f"utilization = {load:g} must be between 0 and 1: try 0.7")
+
+
+def _autocorrelation(gaps: Floats) -> list[float]:
+    centred = gaps - gaps.mean()
+    power = max(np.sum(np.square(centred)), np.finfo(float).tiny)
+    lags = range(1, _LAGS + 1)
+    return [float(np.sum(centred[lag:] * centred[:-lag]) / power) for lag in lags]
+
+
+def _drift(gaps: Floats, service: Floats) -> tuple[Floats, Floats]:
+    """Arrival rate, and load over the whole trace's, in each part of the trace."""
+    parts = list(
+        zip(np.array_split(gaps, _PARTS), np.array_split(service[1:], _PARTS), strict=True)
+    )
+    rates = np.array([part.size / max(part.sum(), np.finfo(float).tiny) for part, _ in parts])
+    whole = service[1:].sum() / gaps.sum()
+    return rates, rates * [times.mean() for _, times in parts] / whole
+
+
+def mean_system_time_of(gaps: Floats, service: Floats) -> float:
+    """Mean system time of one path from empty: Lindley's recursion as a sum and a minimum."""
+    free = np.concatenate([[0.0], np.cumsum(service[:-1] - gaps)])
+    waits = free - np.minimum.accumulate(free)
+    return float(np.mean(waits) + np.mean(service))
+
+
+def _compare(
+    gaps: Floats, tokens: Floats, rate: float, load: float, rng: np.random.Generator
+) -> Comparison:
+    service = tokens * (load / (rate * tokens.mean()))
+    wait = rate * np.mean(np.square(service)) / (2 * (1 - load))
+    predicted = float(service.mean() + wait)
+    replayed = mean_system_time_of(gaps, service)
+    error = (predicted - replayed) / replayed
+    reference = [
+        mean_system_time_of(rng.exponential(1 / rate, gaps.size), rng.choice(service, service.size))
+        for _ in range(_REFERENCES)
+    ]
+    low, high = np.quantile(reference, [(1 - _MIDDLE) / 2, (1 + _MIDDLE) / 2])
+    shuffled = [
+        mean_system_time_of(rng.permutation(gaps), rng.permutation(service))
+        for _ in range(_SHUFFLES)
+    ]
+    return Comparison(
+        utilization=load,
+        predicted=predicted,
+        replayed=replayed,
+        error=error,
+        low=float(low),
+        high=float(high),
+        shuffled=float(np.mean(shuffled)),
+        verdict=_verdict(error, not low <= replayed <= high),
+    )
+
+
+def _verdict(error: float, certain: bool) -> str:
+    """What a relative error means; an uncertain one could be the shortness of the trace."""
+    if abs(error) <= _GOOD or not certain:
+        return VERDICTS[0]
+    return VERDICTS[1] if abs(error) <= _FAIR else VERDICTS[2]
+
+
+def _judge(comparisons: list[Comparison], cv: float) -> tuple[str, str]:
+    """The worst verdict, and all of them in a sentence with the reason of the worst."""
+    worst = max(comparisons, key=lambda one: (VERDICTS.index(one.verdict), abs(one.error)))
+    places = {
+        verdict: ", ".join(f"{one.utilization:g}" for one in comparisons if one.verdict == verdict)
+        for verdict in VERDICTS
+    }
+    said = "; ".join(
+        f"{meaning} at utilization {places[verdict]}"
+        for verdict, meaning in zip(VERDICTS, _MEANINGS, strict=True)
+        if places[verdict]
+    )
+    fact = (
+        f"At {worst.utilization:g} queries take {worst.replayed / worst.predicted:.2f} times the "
+        "M/G/1 mean"
+    )
+    if worst.verdict == VERDICTS[0]:
+        return worst.verdict, f"The allocation {said}. {fact}."
+    by_order = (worst.replayed - worst.shuffled) / (worst.replayed - worst.predicted)
+    if by_order > 0.5:
+        cause = "they come in clusters or at a drifting rate"
+    else:
+        cause = f"the gaps between them have a coefficient of variation of {cv:.2g} instead of 1"
+    return worst.verdict, f"The allocation {said}. {fact}: {cause}."

@@ -1,0 +1,138 @@
+"""`jaxalloc queue`: the queue at the optimum, by formula and on sample paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jaxalloc.cli.errors import BadInput
+from jaxalloc.cli.flags import (
+    ADVICE,
+    PICTURES,
+    AsJson,
+    PicturePath,
+    WorkloadName,
+    check_target,
+    read_workload,
+    with_field_flags,
+)
+
+FAILED = 1
+MOST_QUERIES = 10**10
+FEW_RELAXATIONS = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    flags = with_field_flags("NUMBER", "Instead of the workload's own (for every task)")
+    app.command("queue")(flags(queue))
+
+
+def queue(
+    workload: WorkloadName,
+    numbers: Mapping[str, str],
+    integer: Annotated[
+        bool, typer.Option("--integer", help="Whole tokens, and what each way of rounding loses.")
+    ] = False,
+    queries: Annotated[
+        str, typer.Option("--queries", metavar="N", help="Queries to simulate, such as 1e8.")
+    ] = "1e6",
+    percentiles: Annotated[
+        str, typer.Option("--percentiles", metavar="P,Q", help="Percentiles of the times, %.")
+    ] = "50,95,99",
+    arrivals: Annotated[
+        str,
+        typer.Option(
+            "--arrivals",
+            metavar="LAW",
+            help="poisson, cv:X (gamma gaps of that coefficient of variation), or trace:FILE "
+            "(its gaps, stretched to the arrival rate).",
+        ),
+    ] = "poisson",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="S",
+            help="Find the arrival rates that keep the mean and the percentiles under S seconds.",
+        ),
+    ] = None,
+    confidence: Annotated[
+        float, typer.Option("--confidence", metavar="C", help="Of the intervals.")
+    ] = 0.99,
+    seed: Annotated[int, typer.Option("--seed", help="Of all random numbers.")] = 0,
+    plot: PicturePath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate the queue at the optimal tokens, beside what the M/G/1 formulas say."""
+    file = read_workload(workload, numbers)
+    check_target(plot, PICTURES, "--plot")
+    count = int(_number("--queries", queries, 1, MOST_QUERIES))
+    levels = _levels(percentiles)
+    seconds = None if target is None else _number("--target", target, 0, float("inf"))
+    if not 0 < confidence < 1:
+        raise BadInput(f"--confidence = {confidence:g} must be between 0 and 1: try 0.99")
+    if seed < 0:
+        raise BadInput(f"--seed = {seed} must not be negative: give a whole number")
+    from jaxalloc.cli import queue_answer
+    from jaxalloc.cli.output import print_json
+    from jaxalloc.cli.precision import float64
+
+    with float64():
+        try:
+            law = queue_answer.read_arrivals(arrivals, file.arrival_rate)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        setup = queue_answer.Setup(file, integer, count, levels, law, seconds, confidence, seed)
+        answer, curves = queue_answer.compute(setup)
+        document = {"workload": workload, "arrivals": arrivals} | answer
+        if plot is not None and curves is not None:
+            from jaxalloc.cli.plots.queue import queue_figure
+            from jaxalloc.cli.plots.style import save
+
+            save(queue_figure(document, curves, file.name or Path(workload).stem), plot)
+            document["plot"] = str(plot)
+    if as_json:
+        print_json(document)
+    else:
+        queue_answer.show_answer(document)
+    _complain(document)
+
+
+def _complain(document: dict[str, Any]) -> None:
+    """Say what failed and what is doubtful; exit with 1 if anything failed."""
+    if document["status"] != "CONVERGED":
+        typer.echo(f"jaxalloc: {document['status']}: {ADVICE[document['status']]}", err=True)
+        raise typer.Exit(FAILED)
+    if document["relaxations"] < FEW_RELAXATIONS:
+        typer.echo(
+            f"jaxalloc: a replication lasts only {document['relaxations']:.1f} relaxation times: "
+            "the intervals are too narrow: raise --queries",
+            err=True,
+        )
+
+
+def _number(flag: str, text: str, least: float, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise BadInput(f"{flag} = {text!r} is not a number: give one") from None
+    if not least <= value <= most or value == float("inf"):
+        raise BadInput(f"{flag} = {text} must be from {least:g} to {most:g}: give such a number")
+    return value
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    levels = []
+    for word in text.split(","):
+        try:
+            level = float(word)
+        except ValueError:
+            raise BadInput(f"--percentiles = {word!r} is not a number: try 50,95,99") from None
+        if not 0 < level < 100:
+            raise BadInput(f"--percentiles = {word} must be between 0 and 100: try 50,95,99")
+        levels.append(level)
+    return tuple(levels)

@@ -1,0 +1,94 @@
+"""Trust: what is said of traffic that is Poisson, clustered, too regular, or of no use."""
+
+import types
+
+import numpy as np
+import pytest
+import scipy.signal
+
+from jaxalloc import trust
+from jaxalloc.allocation.trust import mean_system_time_of
+from jaxalloc.traces.readers import read_trace
+
+RNG = np.random.default_rng(0)
+SIZE = 20_000
+
+
+def trace(gaps, output=None):
+    output = RNG.integers(1, 500, len(gaps) + 1) if output is None else output
+    return types.SimpleNamespace(arrival=np.concatenate([[0.0], np.cumsum(gaps)]), output=output)
+
+
+def test_poisson_arrivals_are_trusted():
+    found = trust(trace(RNG.exponential(1, SIZE)))
+    assert found.verdict == "trusted"
+    assert found.sentence.startswith("The allocation can be trusted at utilization 0.3, 0.5, 0.7")
+    assert found.arrival_cv == pytest.approx(1, abs=0.05)
+    assert max(map(abs, found.autocorrelation)) < 1.5 * found.noise
+    assert abs(found.comparisons[0].error) < 0.05
+
+
+def test_bursts_are_not():
+    # Gaps of cv 3, independent: the distribution is to blame.
+    found = trust(trace(RNG.gamma(1 / 9, 9, SIZE)), utilizations=[0.7])
+    assert found.verdict == "not trusted"
+    assert "coefficient of variation of 3" in found.sentence
+    assert found.comparisons[0].error < -0.3
+
+
+def test_clusters_are_not():
+    # Exponential gaps whose mean switches for 200 queries at a time: their order is to blame.
+    scale = np.repeat(np.tile([0.5, 1.5], SIZE // 400), 200)
+    found = trust(trace(scale * RNG.exponential(1, SIZE)), utilizations=[0.8])
+    assert found.verdict == "not trusted"
+    assert "clusters" in found.sentence
+    assert found.autocorrelation[-1] > found.noise
+
+
+def test_clockwork_is_overestimated():
+    found = trust(trace(np.ones(SIZE)), utilizations=[0.9])
+    assert found.comparisons[0].error > 0.1
+    assert found.verdict != "trusted"
+
+
+def test_the_replay_is_a_lindley_recursion():
+    gaps, service = RNG.exponential(1, 300), RNG.exponential(0.9, 301)
+    waits = [0.0]
+    for gap, time in zip(gaps, service[:-1], strict=True):
+        waits.append(max(waits[-1] + time - gap, 0.0))
+    assert mean_system_time_of(gaps, service) == pytest.approx(np.mean(waits + service))
+
+
+def test_autocorrelation_of_a_known_process():
+    noise = RNG.normal(size=SIZE)
+    gaps = 10 + scipy.signal.lfilter([1], [1, -0.5], noise)
+    found = trust(trace(gaps), utilizations=[0.5])
+    np.testing.assert_allclose(found.autocorrelation, 0.5 ** np.arange(1, 11), atol=0.05)
+
+
+def test_the_azure_trace(azure_trace):
+    found = trust(read_trace(azure_trace))
+    assert found.num_queries == 19_366
+    assert found.arrival_cv == pytest.approx(1.094, abs=1e-3)
+    errors = [one.error for one in found.comparisons]
+    assert errors == sorted(errors, reverse=True)  # it is worse the higher the load
+    assert [one.verdict for one in found.comparisons][::3] == ["trusted", "not trusted"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arrival": np.zeros(SIZE + 1)}, "arrival must rise"),
+        ({"arrival": np.arange(SIZE + 1.0)[::-1]}, "arrival must rise"),
+        ({"arrival": np.arange(5.0), "output": np.ones(5)}, "has 5 queries"),
+        ({"output": np.zeros(SIZE + 1)}, "not all 0"),
+    ],
+)
+def test_bad_traces(change, message):
+    with pytest.raises(ValueError, match=message):
+        trust(types.SimpleNamespace(**(vars(trace(np.ones(SIZE))) | change)))
+
+
+def test_bad_utilization():
+    with pytest.raises(ValueError, match="utilization = 1 must be between"):
+        trust(trace(np.ones(SIZE)), utilizations=[1.0])

@@ -1,0 +1,128 @@
+"""`jaxalloc queue` and `jaxalloc trust`: their numbers, their exit codes, their pictures."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+import jaxalloc
+from jaxalloc.workloads import files as workloads
+
+
+def document(command, line, code=0):
+    outcome = command(f"{line} --json")
+    assert outcome.code == code, outcome.err
+    return json.loads(outcome.out)
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory):
+    """The costly command, once: with everything it offers."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    from jaxalloc.cli import main
+
+    picture = tmp_path_factory.mktemp("queue") / "a.png"
+    out = StringIO()
+    with redirect_stdout(out):
+        line = f"queue qwen3-8b --integer --queries 1e5 --target 5 --plot {picture} --json"
+        assert main(line.split()) == 0
+    return json.loads(out.getvalue())
+
+
+def test_formulas_and_sample_paths_agree(answer):
+    assert answer["status"] == "CONVERGED"
+    assert answer["queries"] >= 1e5
+    for name, row in answer["measures"].items():
+        assert row["low"] <= row["simulated"] <= row["high"], name
+        assert row["low"] <= row["formula"] <= row["high"], name
+    workload = workloads.to_workload(workloads.load("qwen3-8b"))
+    tokens = np.array([task["tokens"] for task in answer["tasks"]])
+    assert tokens.tolist() == [4072, 4702, 704, 2245, 1393]
+    time = answer["measures"]["mean_system_time"]["formula"]
+    assert time == pytest.approx(float(jaxalloc.mean_system_time(workload, tokens)))
+
+
+def test_the_loss_of_rounding(answer):
+    for loss in answer["rounding"].values():
+        assert 0 <= loss["loss"] <= loss["bound"]
+        assert loss["low"] <= loss["simulated"] <= loss["high"]
+
+
+def test_the_rates_that_meet_a_target(answer):
+    rates = answer["largest_arrival_rates"]
+    assert rates.pop("target") == 5
+    assert rates["p50"] > rates["mean"] > rates["p95"] > rates["p99"]
+
+
+def test_the_picture(answer):
+    assert imread(answer["plot"]).shape[0] > 500
+
+
+def test_bursty_arrivals_take_longer(command):
+    line = "queue qwen3-8b --arrival-rate 0.5 --queries 1e5 --percentiles 50"
+    bursty = document(command, f"{line} --arrivals cv:3")["measures"]["mean_wait"]
+    assert bursty["low"] > bursty["formula"]
+
+
+def test_the_table_and_a_doubtful_interval(command, azure_trace):
+    outcome = command(f"queue qwen3-8b --queries 1e4 --arrivals trace:{azure_trace}")
+    assert outcome.code == 0
+    for text in ("mean system time", "99% interval", "GSM8K", "wait p99"):
+        assert text in outcome.out
+
+
+def test_an_overloaded_server(command):
+    code, _, err = command("queue qwen3-8b --arrival-rate 90")
+    assert code == 1
+    assert err.startswith("jaxalloc: INFEASIBLE: the server is overloaded")
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("queue nope", "workload = 'nope'"),
+        ("queue qwen3-8b --queries x", "--queries = 'x' is not a number"),
+        ("queue qwen3-8b --queries 0", "--queries = 0 must be from 1"),
+        ("queue qwen3-8b --percentiles 50,100", "--percentiles = 100 must be between 0 and 100"),
+        ("queue qwen3-8b --arrivals often", "--arrivals = often must be poisson, cv:X"),
+        ("queue qwen3-8b --arrivals cv:-1", "the cv must be from 0 to 100"),
+        ("queue qwen3-8b --arrivals trace:no.csv", "no.csv does not exist"),
+        ("queue qwen3-8b --target inf", "--target = inf must be from 0"),
+        ("queue qwen3-8b --confidence 1", "--confidence = 1 must be between"),
+        ("queue qwen3-8b --seed -1", "--seed = -1 must not be negative"),
+        ("queue qwen3-8b --plot a.txt", "--plot = 'a.txt' must end in .png"),
+        ("trust nope.csv", "nope.csv does not exist"),
+        ("trust a.txt", "must end in .csv"),
+        ("trust a.csv --utilization 2", "--utilization = 2 must be between 0 and 1"),
+        ("trust a.csv --utilization x", "--utilization = 'x' is not a number"),
+        ("trust a.csv --columns x", "--columns = 'x' must be FIELD=NAME"),
+        ("trust a.csv --base-tokens -1", "--base-tokens = -1 must not be negative"),
+    ],
+)
+def test_bad_input(command, line, named):
+    code, out, err = command(line)
+    assert (code, out) == (2, "")
+    assert named in err
+    assert err.count("\n") == 1
+
+
+def write_trace(folder):
+    rng = np.random.default_rng(0)
+    arrival, output = np.cumsum(rng.exponential(size=2000)), rng.integers(1, 300, 2000)
+    rows = [f"{time},10,{tokens}" for time, tokens in zip(arrival, output, strict=True)]
+    (folder / "t.csv").write_text("\n".join(["When,prompt,output", *rows]))
+
+
+def test_trust(command, tmp_path):
+    write_trace(tmp_path)
+    line = "trust t.csv --columns arrival=When --utilization 0.5"
+    found = document(command, line)
+    assert found["verdict"] == "trusted"
+    assert [one["utilization"] for one in found["comparisons"]] == [0.5]
+    outcome = command(f"{line} --plot a.png")
+    assert outcome.code == 0
+    assert "The allocation can be trusted at utilization 0.5" in outcome.out
+    assert imread(tmp_path / "a.png").shape[0] > 500
