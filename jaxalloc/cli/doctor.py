@@ -44,7 +44,7 @@ def _examine() -> dict[str, Any]:
     import jax
 
     from jaxalloc.backend import num_cores
-    from jaxalloc.sweep.directory import versions
+    from jaxalloc.sweep.manifest import versions
     from jaxalloc.sweep.placement import host_memory
 
     devices = [

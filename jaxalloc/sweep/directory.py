@@ -9,21 +9,19 @@ import fcntl
 import functools
 import json
 import os
-import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxalloc.backend import num_cores
 from jaxalloc.sweep.axes import Axis
 from jaxalloc.sweep.chunks import Chunk, column_types
+from jaxalloc.sweep.manifest import MANIFEST, SAME, compare, new_manifest, read_manifest
 from jaxalloc.sweep.parquet import (
     about_schema,
     check_parent,
@@ -33,11 +31,6 @@ from jaxalloc.sweep.parquet import (
     write_whole,
 )
 from jaxalloc.sweep.plans import Plan
-
-MANIFEST = "_manifest.json"  # readers of a folder of Parquet files pass over such a name
-FORMAT = 1
-# What must be the same for parts to be the same bit for bit.
-_SAME = ("dtype", "device", "jax", "jaxalloc")
 
 
 class Found(NamedTuple):
@@ -95,7 +88,7 @@ class Directory(NamedTuple):
             "start": chunk.start,
             "stop": chunk.stop,
             "status": dict(statuses),
-        } | {key: self.manifest[key] for key in _SAME}
+        } | {key: self.manifest[key] for key in SAME}
         schema = schema_of(column_types(self.plan.design, self.plan.job), about)
         table = to_table(chunk.columns, schema, self.plan.job.statuses)
         return encode(table, repeating(self.plan)), statuses
@@ -126,47 +119,6 @@ def count_statuses(plan: Plan, chunk: Chunk) -> Counter[str]:
     return Counter({name: n for name, n in zip(plan.job.statuses, counts, strict=True) if n})
 
 
-def versions() -> dict[str, str]:
-    """The versions that this process runs."""
-    found = {"python": platform.python_version()}
-    for name in ("jaxalloc", "jax", "jaxlib", "numpy", "pyarrow"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def new_manifest(plan: Plan, chunk_size: int) -> dict[str, Any]:
-    """The manifest of a sweep that begins."""
-    found = versions()
-    return {
-        "format": FORMAT,
-        "plan": plan.describe(),
-        "plan_hash": plan.digest,
-        "configurations": plan.size,
-        "chunk_size": chunk_size,
-        "chunks": -(-plan.size // chunk_size),
-        "shape": list(plan.design.shape),
-        "columns": column_types(plan.design, plan.job),
-        "dtype": plan.job.dtype().name,
-        "device": jax.local_devices()[0].device_kind,
-        "jax": found["jax"],
-        "jaxalloc": found["jaxalloc"],
-        "versions": found,
-        "complete": False,
-    }
-
-
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a folder; None where there is none that can be read."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return None
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
-
-
 def prepare(
     path: Path, plan: Plan, resume: bool, chunk_size: int, wanted: int | None
 ) -> tuple[Directory, Found]:
@@ -191,7 +143,7 @@ def prepare(
     if manifest is None and others:
         raise ValueError(f"{name} holds {others[0]!r} and no manifest of a sweep: give another")
     if manifest is not None:
-        _compare(name, manifest, fresh)
+        compare(name, manifest, fresh)
     found = _inspect(path, name, fresh, entries)
     rows = _rows_of(name, manifest, found) or chunk_size
     if wanted is not None and rows != min(wanted, plan.size):
@@ -238,35 +190,6 @@ def _is_own(entry: str) -> bool:
     return entry == MANIFEST or is_part or _is_unfinished(entry)
 
 
-def _compare(name: str, manifest: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the folder is of this plan, and continuing it is exact."""
-    if manifest["plan_hash"] != fresh["plan_hash"]:
-        raise ValueError(
-            f"{name} is of another plan ({_difference(manifest['plan'], fresh['plan'])}): "
-            "give that plan, or another folder"
-        )
-    for key in _SAME:
-        if manifest.get(key) != fresh[key]:
-            raise ValueError(
-                f"{name} was begun with {key} = {manifest.get(key)} and this is {fresh[key]}: "
-                "continue it there, or give another folder"
-            )
-
-
-def _difference(before: Any, after: Any, place: str = "") -> str:
-    """Where two descriptions differ first, and how."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for key in [*before, *after]:
-            inner = f"{place}.{key}" if place else str(key)
-            if key not in before or key not in after:
-                return f"{inner} is {'gone' if key in before else 'new'}"
-            if before[key] != after[key]:
-                return _difference(before[key], after[key], inner)
-    if before == after:
-        return "the order of its axes"
-    return f"{place} was {str(before)[:60]}, is {str(after)[:60]}"
-
-
 def _inspect(path: Path, name: str, fresh: Mapping[str, Any], entries: list[str]) -> Found:
     """Read every part to its end, its checksums compared."""
     files = [entry for entry in entries if entry.endswith(".parquet")]
@@ -281,7 +204,7 @@ def _inspect(path: Path, name: str, fresh: Mapping[str, Any], entries: list[str]
                 continue
             if about.get("plan_hash") != fresh["plan_hash"] or entry != part_name(about["chunk"]):
                 raise ValueError(f"{name} holds {entry}, a part of another sweep: move it away")
-            _compare(name, about, fresh)
+            compare(name, about, fresh)
             found.parts[about["chunk"]] = about
     return found
 

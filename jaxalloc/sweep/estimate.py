@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxalloc.sweep.chunks import Chunk, solve_chunks
-from jaxalloc.sweep.directory import Directory, new_manifest
+from jaxalloc.sweep.directory import Directory
+from jaxalloc.sweep.manifest import new_manifest
 from jaxalloc.sweep.placement import chunk_rows, local_mesh, num_threads
 from jaxalloc.sweep.plans import Plan
 

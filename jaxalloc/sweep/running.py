@@ -18,11 +18,11 @@ from jaxalloc.sweep.directory import (
     count_statuses,
     locked,
     make_folder,
-    new_manifest,
     part_name,
     prepare,
     repeating,
 )
+from jaxalloc.sweep.manifest import new_manifest
 from jaxalloc.sweep.parquet import about_schema, check_target, parquet_file, schema_of, to_table
 from jaxalloc.sweep.placement import chunk_rows, local_mesh
 from jaxalloc.sweep.plans import Plan

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxalloc.sweep.directory import part_name, read_manifest
+from jaxalloc.sweep.directory import part_name
+from jaxalloc.sweep.manifest import read_manifest
 from jaxalloc.sweep.parquet import about_schema
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from sweeps import names
 
 from jaxalloc import sweep
-from jaxalloc.sweep.directory import MANIFEST
+from jaxalloc.sweep.manifest import MANIFEST
 
 AXES = {"arrival_rate": "0.01:2:100:log", "accuracy_weight": "1:300:50:log"}
 LINE = ["sweep", "qwen3-8b", "--arrival-rate", AXES["arrival_rate"]]

@@ -17,7 +17,8 @@ from sweeps import CHUNK, ROWS, names, run, study
 
 from jaxalloc import sweep
 from jaxalloc.sweep import directory, running
-from jaxalloc.sweep.directory import MANIFEST, part_name
+from jaxalloc.sweep.directory import part_name
+from jaxalloc.sweep.manifest import MANIFEST
 
 PARTS = [part_name(index) for index in range(5)]
 
