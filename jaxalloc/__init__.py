@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
         wait_quantile,
     )
     from jaxalloc.allocation.rounding import Rounding, round_tokens
-    from jaxalloc.allocation.rounding_loss import Loss, RoundingLoss, rounding_loss
+    from jaxalloc.allocation.rounding_loss import RoundingLoss, rounding_loss
     from jaxalloc.allocation.sensitivity import Outputs, Sensitivity, sensitivity
     from jaxalloc.allocation.tails import system_time_cdf, wait_cdf
     from jaxalloc.allocation.targets import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
         solve_for_mean_tokens,
         solve_for_system_time,
     )
-    from jaxalloc.allocation.trust import Comparison, Trust, trust
+    from jaxalloc.allocation.trust import Trust, trust
     from jaxalloc.allocation.workload import Workload
     from jaxalloc.scheduling import policies
     from jaxalloc.scheduling.batch import simulate_batch
@@ -76,16 +76,8 @@ _HOMES = {
         "system_time_cdf",
         "wait_cdf",
     ),
-    "allocation.rounding_loss": (
-        "rounding_loss",
-        "Loss",
-        "RoundingLoss",
-    ),
-    "allocation.trust": (
-        "trust",
-        "Trust",
-        "Comparison",
-    ),
+    "allocation.rounding_loss": ("RoundingLoss", "rounding_loss"),
+    "allocation.trust": ("Trust", "trust"),
     "allocation.workload": ("Workload",),
     "scheduling": ("policies",),
     "scheduling.batch": ("simulate_batch",),
@@ -101,11 +93,9 @@ _HOME = {name: f"jaxalloc.{module}" for module, names in _HOMES.items() for name
 __all__ = [
     "Allocation",
     "BatchTime",
-    "Comparison",
     "FifoResult",
     "FixedPoint",
     "Frontier",
-    "Loss",
     "Newton",
     "Outputs",
     "ProjectedGradient",
