@@ -18,7 +18,9 @@ def test_help_names_every_command(command):
     assert command("") == (code, out, err)
 
 
-@pytest.mark.parametrize("name", ["presets", "solve", "sweep", "sensitivity", "frontier"])
+@pytest.mark.parametrize(
+    "name", ["presets", "solve", "sweep", "sensitivity", "frontier", "queue", "trust"]
+)
 def test_every_command_has_help(command, name):
     code, out, _ = command(f"{name} --help")
     assert code == 0
