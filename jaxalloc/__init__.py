@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
         wait_quantile,
     )
     from jaxalloc.allocation.rounding import Rounding, round_tokens
-    from jaxalloc.allocation.rounding_loss import Loss, RoundingLoss, rounding_loss
+    from jaxalloc.allocation.rounding_loss import RoundingLoss, rounding_loss
     from jaxalloc.allocation.sensitivity import Outputs, Sensitivity, sensitivity
     from jaxalloc.allocation.tails import system_time_cdf, wait_cdf
     from jaxalloc.allocation.targets import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
         solve_for_mean_tokens,
         solve_for_system_time,
     )
-    from jaxalloc.allocation.trust import Comparison, Trust, trust
+    from jaxalloc.allocation.trust import Trust, trust
     from jaxalloc.allocation.workload import Workload
     from jaxalloc.calibration.accuracy import AccuracyFit, fit_accuracy
     from jaxalloc.calibration.arrivals import ArrivalFit, MixFit, fit_arrivals, fit_mix
@@ -94,16 +94,8 @@ _HOMES = {
         "system_time_cdf",
         "wait_cdf",
     ),
-    "allocation.rounding_loss": (
-        "rounding_loss",
-        "Loss",
-        "RoundingLoss",
-    ),
-    "allocation.trust": (
-        "trust",
-        "Trust",
-        "Comparison",
-    ),
+    "allocation.rounding_loss": ("RoundingLoss", "rounding_loss"),
+    "allocation.trust": ("Trust", "trust"),
     "allocation.workload": ("Workload",),
     "calibration.accuracy": ("AccuracyFit", "fit_accuracy"),
     "calibration.arrivals": ("ArrivalFit", "MixFit", "fit_arrivals", "fit_mix"),
@@ -130,7 +122,6 @@ __all__ = [
     "Allocation",
     "ArrivalFit",
     "BatchTime",
-    "Comparison",
     "Covariances",
     "Decision",
     "FifoResult",
@@ -138,7 +129,6 @@ __all__ = [
     "FixedPoint",
     "Frontier",
     "Intervals",
-    "Loss",
     "MixFit",
     "Newton",
     "Outputs",

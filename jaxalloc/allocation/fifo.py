@@ -52,7 +52,7 @@ class FifoResult(NamedTuple):
       num_of_type: [K] of them, of each type.
       warm_up: queries discarded by each replication.
       relaxations: length of a replication, warm-up included, in relaxation times: below about 20
-        the means are biased towards the empty start and the intervals too narrow.
+        the means are biased towards the empty start and the intervals too narrow; inf of a replay.
       edges: [bins] where the bins of the histograms end, s; the first begins at 0.
       wait_counts: [bins] queries by their wait.
       system_time_counts: [K, bins] queries by type and system time.
@@ -213,6 +213,8 @@ def _scenario(workload: Workload, tokens: Tokens, arrivals: Arrivals) -> tuple[S
     spread = gap_variability(arrivals) + second / jnp.square(first) - 1
     relaxation = load * spread / (_ODONI_ROTH * jnp.square(1 - jnp.sqrt(load)))
     relaxation = jnp.where(first > 0, jnp.maximum(relaxation, 1), 1)
+    if isinstance(arrivals, Replay):  # which is not asked to forget its start
+        relaxation = jnp.zeros_like(relaxation)
     warm_up = jnp.minimum(jnp.ceil(_RELAXATIONS * relaxation), _MOST_WARM_UP)
     # Nothing of an unstable path is kept.
     warm_up = jnp.where((load < 1) & (not isinstance(arrivals, Replay)), warm_up, 0)

@@ -14,7 +14,6 @@ in one number: the arrival rate at given tokens, also at those of every point of
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -27,6 +26,7 @@ from jaxalloc.allocation.tails import Services, jumps, no_service, services_of, 
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 
 PerType = Float[Array, "K"]
+PerPoint = Float[Array, "W"]
 
 
 def wait_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
@@ -64,7 +64,15 @@ def system_time_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
 
 
 def type_system_time_quantiles(workload: Workload, tokens: Tokens, q: Any) -> PerType:
-    """The same for every type alone, s."""
+    """The same for every type alone, s.
+
+    >>> import jaxalloc, jax.numpy as jnp
+    >>> workload = jaxalloc.Workload.create(
+    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
+    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
+    >>> print([f"{x:.3f}" for x in type_system_time_quantiles(workload, jnp.array([900.0]), 0.9)])
+    ['2.516']
+    """
     services = services_of(workload, tokens)
 
     def one(mix: Tokens) -> Scalar:
@@ -157,7 +165,17 @@ def _rate_of_quantile(services: Services, first: Scalar, target: Scalar, q: Scal
     return jnp.where(reachable & (q > 0), load / first, jnp.nan)
 
 
-@functools.partial(jax.jit)
-def largest_rates_along(workload: Workload, tokens: Any, seconds: Any, q: Any = None) -> Any:
-    """`largest_arrival_rate` at each of [W, K] tokens, such as those of a `Frontier`; [W]."""
+@jax.jit
+def largest_rates_along(workload: Workload, tokens: Any, seconds: Any, q: Any = None) -> PerPoint:
+    """`largest_arrival_rate` at each of [W, K] tokens, such as those of a `Frontier`.
+
+    >>> import jaxalloc, jax.numpy as jnp
+    >>> workload = jaxalloc.Workload.create(
+    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
+    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
+    >>> curve = jaxalloc.frontier(workload, jnp.array([4.0, 8.0]))
+    >>> rates = jaxalloc.largest_rates_along(workload, curve.allocation.tokens, 2.0)
+    >>> print([f"{rate:.2f}" for rate in rates])  # the more accurate, the fewer
+    ['1.80', '0.90']
+    """
     return jax.lax.map(lambda one: largest_arrival_rate(workload, one, seconds, q), tokens)

@@ -86,7 +86,9 @@ def queue(
             law = queue_answer.read_arrivals(arrivals, file.arrival_rate)
         except ValueError as error:
             raise BadInput(str(error)) from None
-        setup = queue_answer.Setup(file, integer, count, levels, law, seconds, confidence, seed)
+        setup = queue_answer.Setup(
+            file, integer, count, levels, law, seconds, confidence, seed, plot is not None
+        )
         answer, curves = queue_answer.compute(setup)
         document = {"workload": workload, "arrivals": arrivals} | answer
         if plot is not None and curves is not None:

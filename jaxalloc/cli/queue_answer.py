@@ -34,6 +34,7 @@ class Setup(NamedTuple):
     target: float | None
     confidence: float
     seed: int
+    curves: bool
 
 
 def read_arrivals(words: str, rate: float) -> Arrivals:
@@ -96,7 +97,7 @@ def compute(setup: Setup) -> tuple[dict[str, Any], dict[str, Any] | None]:
     }
     if setup.target is not None:
         document["largest_arrival_rates"] = _rates(setup, workload, tokens)
-    return document, _curves(workload, tokens, path)
+    return document, _curves(workload, tokens, path) if setup.curves else None
 
 
 def _loss(loss: Any) -> dict[str, Any]:

@@ -8,18 +8,17 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+from jaxalloc.cli.app import COMMANDS
+
 
 def test_help_names_every_command(command):
     code, out, err = command("--help")
     assert (code, err) == (0, "")
-    assert all(
-        f" {name} " in out
-        for name in ("presets", "solve", "sweep", "sensitivity", "frontier", "fit")
-    )
+    assert all(f" {name} " in out for name in COMMANDS)
     assert command("") == (code, out, err)
 
 
-@pytest.mark.parametrize("name", ["presets", "solve", "sweep", "sensitivity", "frontier", "fit"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(command, name):
     code, out, _ = command(f"{name} --help")
     assert code == 0

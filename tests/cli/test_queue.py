@@ -7,6 +7,8 @@ import pytest
 from matplotlib.image import imread
 
 import jaxalloc
+from jaxalloc import arrivals
+from jaxalloc.cli.queue_answer import read_arrivals
 from jaxalloc.workloads import files as workloads
 
 
@@ -61,13 +63,12 @@ def test_the_picture(answer):
     assert imread(answer["plot"]).shape[0] > 500
 
 
-def test_bursty_arrivals_take_longer(command):
-    line = "queue qwen3-8b --arrival-rate 0.5 --queries 1e5 --percentiles 50"
-    bursty = document(command, f"{line} --arrivals cv:3")["measures"]["mean_wait"]
-    assert bursty["low"] > bursty["formula"]
+def test_laws_of_arrivals():
+    assert read_arrivals("poisson", 1.0) == arrivals.Poisson()
+    assert read_arrivals("cv:2.5", 1.0) == arrivals.Renewal(2.5)
 
 
-def test_the_table_and_a_doubtful_interval(command, azure_trace):
+def test_the_table_of_a_replay(command, azure_trace):
     outcome = command(f"queue qwen3-8b --queries 1e4 --arrivals trace:{azure_trace}")
     assert outcome.code == 0
     for text in ("mean system time", "99% interval", "GSM8K", "wait p99"):
