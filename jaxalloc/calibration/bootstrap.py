@@ -102,7 +102,13 @@ def bootstrap_counts(
 
 
 def bootstrap_intervals(curves: Replicates, level: float = 0.95) -> Intervals:
-    """Percentile intervals, [*B, 2] lower and upper ends, of bootstrap replicates."""
+    """Percentile intervals, [*B, 2] lower and upper ends, of bootstrap replicates.
+
+    >>> curves = Replicates(*(jnp.linspace(0, high, 101) for high in (1.0, 0.01, 0.5)))
+    >>> low, high = bootstrap_intervals(curves, level=0.9).gain
+    >>> print(f"{low:.2f} to {high:.2f}")
+    0.05 to 0.95
+    """
     tails = jnp.asarray([(1 - level) / 2, (1 + level) / 2])
     ends = [jnp.moveaxis(jnp.quantile(values, tails, axis=-1), 0, -1) for values in curves]
     return Intervals(*ends)

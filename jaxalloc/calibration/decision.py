@@ -81,7 +81,16 @@ class Decision(NamedTuple):
 
 
 def exactly_known(workload: Workload) -> Covariances:
-    """Covariances of 0: a start to replace those that are known to be larger."""
+    """Covariances of 0: a start to replace those that are known to be larger.
+
+    >>> import jaxalloc
+    >>> workload = jaxalloc.Workload.create(
+    ...     arrival_rate=0.1, mix=[0.5, 0.5], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
+    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=20.0)
+    >>> known = exactly_known(workload)._replace(arrival_rate=0.01**2)
+    >>> known.curve.shape, known.service.shape
+    ((2, 3, 3), (2, 2, 2))
+    """
     k, dtype = workload.num_types, workload.dtype
     zeros = functools.partial(jnp.zeros, dtype=dtype)
     return Covariances(zeros((k, 3, 3)), zeros((k, 2, 2)), zeros(k), zeros((k, k)), zeros(()))

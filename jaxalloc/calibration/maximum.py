@@ -117,7 +117,8 @@ def search(counts: Counts) -> Maximum:
         higher = promising[window] & (top.value > best.value)
         return jax.tree.map(lambda new, old: jnp.where(higher, new, old), top, best)
 
-    nothing = Maximum(points[0], -jnp.inf * jnp.ones_like(values[0]), values[0], jnp.int32(0))
+    none = jnp.full_like(values[0], jnp.inf)
+    nothing = Maximum(points[0], -none, none, jnp.int32(0))
     return jax.lax.fori_loop(0, _WINDOWS, climb, nothing)
 
 

@@ -97,7 +97,13 @@ def fit_service_time(
 
 
 def service_intervals(fit: ServiceFit, level: float = 0.95) -> Float[Array, "2 2"]:
-    """[2, 2] lower and upper ends (last axis) for base_time and time_per_token, at least 0."""
+    """[2, 2] lower and upper ends (last axis) for base_time and time_per_token, at least 0.
+
+    >>> fit = fit_service_time([0, 1000, 2000, 3000], [0.1, 1.1, 2.3, 3.1])
+    >>> low, high = service_intervals(fit)[1]
+    >>> print(f"{1e3 * low:.2f} to {1e3 * high:.2f} ms / token")
+    0.85 to 1.19 ms / token
+    """
     reach = student_quantile((1 + level) / 2, fit.dof) * fit.standard_error
     middle = jnp.stack([fit.base_time, fit.time_per_token])
     return jnp.maximum(jnp.stack([middle - reach, middle + reach], axis=-1), 0)

@@ -170,6 +170,9 @@ def read_table(
                 f"{path}: column {name}{given} is missing: "
                 f"name the one that is meant, of {', '.join(there) or 'none'}"
             )
+    for name in names.values():
+        if there.count(name) > 1:
+            raise ValueError(f"{path}: {there.count(name)} columns are called {name}: rename them")
     read = _read_csv if path.suffix.lower() == ".csv" else _read_parquet
     table = read(path, sorted(set(names.values())))
     if table.num_rows == 0:

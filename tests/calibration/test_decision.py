@@ -74,7 +74,7 @@ def test_the_delta_method_is_that_of_differences(workload, covariances, decision
 
 def test_regret_is_the_quadratic_form_of_the_errors(workload, covariances, decision):
     """E[regret] = ½ tr(Lᵀ (-∇²J) L Σ), L the derivative of the tokens."""
-    report = jaxalloc.sensitivity(workload)
+    report = jax.jit(jaxalloc.sensitivity)(workload)
     hessian = -jax.hessian(lambda x: jaxalloc.objective(workload, x))(report.allocation.tokens)
     tokens = report.tokens
     spread = np.asarray(tokens.arrival_rate)[:, None] * np.sqrt(covariances.arrival_rate)

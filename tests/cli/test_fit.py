@@ -131,24 +131,25 @@ def test_without_a_log_the_traffic_is_the_default_or_as_given(command, tables):
 
 
 def test_a_task_that_the_data_do_not_determine_is_named(command, tables):
-    columns = runs(2, questions=40)
-    hopeless = np.array(columns["task"]) == "hard"
-    columns["correct"] = np.where(hopeless, 0, columns["correct"]).tolist()
-    write(tables / "runs.csv", columns)
+    columns = runs(0)
+    last = np.flatnonzero(np.array(columns["task"]) == "hard")
+    extra = {name: [columns[name][i] for i in last] for name in columns}
+    extra |= {"task": ["hopeless"] * len(last), "correct": [0] * len(last)}
+    write(tables / "runs.csv", {name: columns[name] + extra[name] for name in columns})
     code, out, err = command("fit runs.csv --out mine.toml --plot fits.png")
     assert code == 1
     assert not (tables / "mine.toml").exists()
     assert (tables / "fits.png").exists()
-    assert "hard: accuracy ALL_WRONG: every answer is wrong" in err
-    assert "do not determine hard" in err
+    assert "hopeless: accuracy ALL_WRONG: every answer is wrong" in err
+    assert "do not determine hopeless" in err
     assert "ALL_WRONG" in out
     code, out, err = command("fit runs.csv --out mine.toml --partial --json")
     assert code == 0
-    assert "hard: accuracy ALL_WRONG" in err
-    assert json.loads(out)["tasks"][1]["accuracy"]["gain"]["value"] is None
+    assert "hopeless: accuracy ALL_WRONG" in err
+    assert json.loads(out)["tasks"][2]["accuracy"]["gain"]["value"] is None
     file = files.load(tables / "mine.toml")
-    assert file.task_names == ("easy", "middling")
-    assert [task.mix for task in file.task] == [0.5, 0.5]
+    assert file.task_names == ("easy", "hard", "middling")
+    assert [task.mix for task in file.task] == pytest.approx([1 / 3] * 3)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def test_parquet_says_the_same_as_csv(tmp_path):
         ),
         (HEADER + "a,1,1,1,1\n", "row 1 (line 2), column 5: the row has 5 cells"),
         (HEADER, "is empty (0 rows)"),
+        ("task,tokens,tokens,correct,seconds\na,1,2,1,1\n", "2 columns are called tokens: rename"),
         ("", "column task is missing"),
         ("task,tokens,correct\na,1,1\n", "column seconds is missing: name the one that is meant"),
         ('task,tokens,correct,seconds\n"a\nb",1,1,1\nb,1,9,1\n', "row 2 (line 4), column correct"),
