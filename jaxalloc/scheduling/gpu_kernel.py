@@ -14,7 +14,7 @@ form if it needs more than a kernel has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -91,13 +91,13 @@ def _play(
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton as gpu
 
-    width = 1 << max(num_slots - 1, 0).bit_length()
-
     def begin(instance: Instance) -> State:
         first = state.initial(instance, policy, 1, record)
         return rounds.wait_for_arrival(instance, first)._replace(slots=_NO_SLOTS)
 
     firsts = jax.vmap(begin)(instances)
+    if math.prod(instances.jobs.shape) == 0:
+        return firsts
     read, read_tree = jax.tree.flatten(instances)
     kept, kept_tree = jax.tree.flatten(firsts)
 
@@ -105,49 +105,61 @@ def _play(
         if not interpret:
             gpu.debug_barrier()
 
-    def bind(ref: Any) -> Any:
-        return InMemory(ref, settle) if ref.ndim else ref[...]
-
     def program(*refs: Any) -> None:
-        instance = jax.tree.unflatten(read_tree, [bind(ref) for ref in refs[: len(read)]])
-        results = refs[len(read) + len(kept) :]
-        now = jax.tree.unflatten(kept_tree, [bind(ref) for ref in results])
-        row = jnp.zeros(width, jnp.int32)
-        table, usage = OnChip(*[row] * NUM_ROWS), OnChip(row)
-        last = lax.while_loop(
-            lambda now: ~rounds.is_over(instance, now),
-            lambda now: rounds.play(instance, policy, now, num_slots),
-            now._replace(slots=Slots(table, usage)),
-        )
-        kinds = jax.tree.leaves(
-            last._replace(slots=_NO_SLOTS), is_leaf=lambda node: isinstance(node, InMemory)
-        )
-        for ref, leaf in zip(results, kinds, strict=True):
-            if not isinstance(leaf, InMemory):
-                ref[...] = leaf
+        results = refs[len(read) + len(kept) :]  # where the first states are already
+        instance = jax.tree.unflatten(read_tree, _bind(refs[: len(read)], settle))
+        first = jax.tree.unflatten(kept_tree, _bind(results, settle))
+        _write(_last(instance, policy, first, num_slots), results)
 
     def own(leaf: Any) -> Any:
         shape = leaf.shape[1:]
         return pl.BlockSpec((None, *shape), lambda i: (i, *(0,) * len(shape)))
 
-    size = instances.total.shape[0]
-    if math.prod(instances.jobs.shape) == 0:
-        return firsts
+    warps = max(1, min(_WARPS, _width(num_slots) // _SLOTS_A_WARP))
     last = pl.pallas_call(
         program,
         out_shape=[jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in kept],
-        grid=(size,),
+        grid=(instances.total.shape[0],),
         in_specs=[own(leaf) for leaf in (*read, *kept)],
         out_specs=[own(leaf) for leaf in kept],
         input_output_aliases={len(read) + i: i for i in range(len(kept))},
-        compiler_params=gpu.CompilerParams(
-            num_warps=max(1, min(_WARPS, width // _SLOTS_A_WARP)), num_stages=1
-        ),
+        compiler_params=gpu.CompilerParams(num_warps=warps, num_stages=1),
         interpret=interpret,
         name="jaxalloc_simulate",
     )(*read, *kept)
     found: State = jax.tree.unflatten(kept_tree, last)
     return found
+
+
+def _width(num_slots: int) -> int:
+    """Slots rounded up to a power of two."""
+    return 1 << max(num_slots - 1, 0).bit_length()
+
+
+def _bind(refs: Sequence[Any], settle: Callable[[], None]) -> list[Any]:
+    """Arrays where they are, and numbers read."""
+    return [InMemory(ref, settle) if ref.ndim else ref[...] for ref in refs]
+
+
+def _last(instance: Instance, policy: Policy, first: State, num_slots: int) -> State:
+    """One instance from its first state to its last, the slots on the chip."""
+    row = jnp.zeros(_width(num_slots), jnp.int32)
+    table, usage = OnChip(*[row] * NUM_ROWS), OnChip(row)
+    return lax.while_loop(
+        lambda now: ~rounds.is_over(instance, now),
+        lambda now: rounds.play(instance, policy, now, num_slots),
+        first._replace(slots=Slots(table, usage)),
+    )
+
+
+def _write(last: State, results: Sequence[Any]) -> None:
+    """The numbers; the arrays are there already."""
+    leaves = jax.tree.leaves(
+        last._replace(slots=_NO_SLOTS), is_leaf=lambda node: isinstance(node, InMemory)
+    )
+    for ref, leaf in zip(results, leaves, strict=True):
+        if not isinstance(leaf, InMemory):
+            ref[...] = leaf
 
 
 _NO_SLOTS = Slots(None, None)
