@@ -5,6 +5,8 @@ Messages call a setting as its flag is called.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,10 @@ def read_source(
 ) -> list[Trace]:
     """[B] traces of N requests that fit into the cache: stretches of a file, or seeds."""
     if source.partition(":")[0] in LAWS:
-        output = _law(source, capacity)
-        prompts = int(prompt) if prompt.isdigit() else _law(prompt, capacity)
+        with _within("TRACE", source):
+            output = _law(source, capacity)
+        with _within("--prompt", prompt):
+            prompts = int(prompt) if prompt.isdigit() else _law(prompt, capacity)
         return [
             _fill(generate(seed + b, 2 * num_requests, output, prompts), capacity, num_requests)
             for b in range(replications)
@@ -112,12 +116,21 @@ def _law(words: str, capacity: int) -> Law:
     fields: dict[str, Any] = {"most": capacity}
     for key, text in _pairs(rest, words):
         if key not in kinds:
-            raise ValueError(f"{key} in {words} is unknown: choose from {', '.join(kinds)}")
+            raise ValueError(f"{key} is unknown: choose from {', '.join(kinds)}")
         try:
             fields[key] = kinds[key](text)
         except ValueError:
-            raise ValueError(f"{key} = {text} in {words} is not a number: correct it") from None
+            raise ValueError(f"{key} = {text} is not a number: correct it") from None
     return Law(name=name, **fields)
+
+
+@contextlib.contextmanager
+def _within(flag: str, words: str) -> Iterator[None]:
+    """Errors inside say which words they are about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{flag} = {words}: {error}") from None
 
 
 def _pairs(words: str | None, where: str) -> list[tuple[str, str]]:
@@ -170,21 +183,22 @@ def read_intervals(words: str, trace: Trace, seed: int) -> Predictions:
     name, *rest = words.split(":")
     output = trace.output
     numbers = _numbers(rest, "--intervals", words)
-    match name, numbers:
-        case "exact", []:
-            return Predictions(output, output, output)
-        case "one", []:
-            return intervals.one_interval(output)
-        case "one", [least, most]:
-            return intervals.one_interval(output, int(least), int(most))
-        case "bins", [count]:
-            return intervals.bins(output, int(count))
-        case "relative", [width]:
-            return intervals.relative(output, width)
-        case "noise", [sigma]:
-            return intervals.noisy(output, sigma, seed)
-        case "own", []:
-            return _own(trace)
+    if words == "own":
+        return _own(trace)
+    with _within("--intervals", words):
+        match name, numbers:
+            case "exact", []:
+                return Predictions(output, output, output)
+            case "one", []:
+                return intervals.one_interval(output)
+            case "one", [least, most]:
+                return intervals.one_interval(output, int(least), int(most))
+            case "bins", [count]:
+                return intervals.bins(output, int(count))
+            case "relative", [width]:
+                return intervals.relative(output, width)
+            case "noise", [sigma]:
+                return intervals.noisy(output, sigma, seed)
     raise ValueError(
         f"--intervals = {words} must be exact, one, one:LO:HI, bins:B, relative:X, noise:SIGMA or "
         "own"

@@ -94,8 +94,11 @@ def test_no_policy_finishes():
     [
         ("nothing.csv --capacity 100", "nothing.csv does not exist"),
         ("zipf:mean=3 --capacity 100", "TRACE = zipf:mean=3 must be a file"),
-        ("geometric:mode=3 --capacity 100", "mode in geometric:mode=3 is unknown"),
-        ("geometric:mean=x --capacity 100", "mean = x in geometric:mean=x is not a number"),
+        ("geometric:mode=3 --capacity 100", "TRACE = geometric:mode=3: mode is unknown"),
+        ("geometric:mean=x --capacity 100", "TRACE = geometric:mean=x: mean = x is not a number"),
+        ("geometric:mean=-4 --capacity 100", "TRACE = geometric:mean=-4: mean = -4.0 must be"),
+        (f"{FAST} --prompt geometric:mean=0", "--prompt = geometric:mean=0: mean = 0.0 must be"),
+        (f"{FAST} --intervals bins:0", "--intervals = bins:0: bins = 0 must be at least 1"),
         ("geometric:mean=9 --capacity 1", "--capacity = 1 must be at least 2"),
         ("geometric:mean=9 --capacity 20", "--capacity = 20 holds fewer than half"),
         (f"{FAST} --policies best", "--policies = best is unknown: choose from a_min"),
