@@ -244,7 +244,7 @@ def _iterate(
         return dispatch(
             lambda started: run(*started, solver),
             (workload, first_point(workload, initial), solvable),
-            kernel=workload.num_types <= _MOST_TYPES_IN_A_KERNEL,
+            kernel=has_kernel(workload),
         )
 
     lane = workload, initial, solvable
@@ -252,6 +252,11 @@ def _iterate(
         return plain(lane)
     from_start = functools.partial(_run_from_start, solver=solver)
     return with_kernel(plain, functools.partial(gpu_kernel.in_blocks, from_start), lane)
+
+
+def has_kernel(workload: Workload) -> bool:
+    """Whether a lane of this size fits into one native function of a CPU."""
+    return workload.num_types <= _MOST_TYPES_IN_A_KERNEL
 
 
 def _run_from_start(

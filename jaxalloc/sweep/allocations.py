@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 
 from jaxalloc.allocation.mg1 import mean_system_time, mean_wait, utilization
 from jaxalloc.allocation.objective import mean_accuracy
-from jaxalloc.allocation.optimum import Status, solve
+from jaxalloc.allocation.optimum import Allocation, Status, has_kernel, solve
 from jaxalloc.allocation.workload import Workload
+from jaxalloc.backend import dispatch
 from jaxalloc.sweep.axes import Array, Axis, Quantity, Span, read_axis, read_drawn
 from jaxalloc.sweep.designs import Columns, Design
 from jaxalloc.sweep.placement import MostRows, spread
@@ -173,11 +174,16 @@ def _filler(targets: Targets, mesh: Mesh | None) -> Any:
 def _solver(solver: Any, mesh: Mesh | None) -> Any:
     """The function that solves a chunk, the same whatever varies."""
 
+    def solve_one(workload: Workload) -> tuple[Allocation, dict[str, Any]]:
+        best = solve(workload, solver)
+        return best, {name: measure(workload, best.tokens) for name, measure in _MEASURES.items()}
+
     def solve_chunk(_: Any, lanes: Workload) -> Any:
-        best = jax.vmap(lambda workload: solve(workload, solver))(lanes)
-        measures = {
-            name: jax.vmap(measure)(lanes, best.tokens) for name, measure in _MEASURES.items()
-        }
+        # Row by row: what is computed for many rows at once may end in other last bits where a
+        # vector, or a core's share, ends.
+        best, measures = jax.vmap(
+            lambda workload: dispatch(solve_one, workload, kernel=has_kernel(workload))
+        )(lanes)
         figures = {"objective": best.objective, **measures, "residual": best.residual}
         return best.status, figures, best.steps, tuple(best.tokens.T)
 
