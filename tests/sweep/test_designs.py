@@ -91,3 +91,18 @@ def test_a_mix_that_cannot_sum_to_one_is_named():
         sweep.plan("qwen3-8b", {"mix.GSM8K": [0.6], "mix.AIME24": [0.1, 0.6]})
     with pytest.raises(ValueError, match=r"mix = 1\.5 must not exceed 1"):
         sweep.plan("qwen3-8b", {"mix.GSM8K": [1.5]})
+
+
+def test_whole_numbers_are_spread_in_the_logarithm():
+    def plan(capacity, **drawn):
+        fields = {"requests": 5, "prompt": "1"}
+        study = sweep.plan(
+            schedule="uniform:least=1,most=2", axes={"capacity": capacity}, fields=fields, **drawn
+        )
+        return study.design.rows(0, study.size)["capacity"]
+
+    np.testing.assert_array_equal(plan("16:4096:9:log"), 2 ** np.arange(4, 13))
+    found = plan("100:1000000:log", design="random", points=4096)
+    assert kstest(np.log(found / 100) / np.log(10_000), "uniform").pvalue > 1e-3
+    few = plan("9:7:log", design="sobol", points=64)
+    assert set(few.tolist()) == {7, 8, 9}

@@ -61,6 +61,11 @@ capacity = 400
         ("workload = 'qwen3-8b'\n[axes]\nrate = '1:2:3'", "axis rate: 'rate' is no field"),
         ("workload = 'qwen3-8b'\n[axes]\ndecey = '1:2:3'", "did you mean decay?"),
         ("workload = 'qwen3-8b'\n[axes]\ndecay = []", "axis decay = [] has no values"),
+        (
+            "workload = 'qwen3-8b'\n[axes]\ndecay = [[1], [2, 3]]",
+            "axis decay = [[1], [2, 3]] is not",
+        ),
+        ("workload = 'qwen3-8b'\n[axes]\ndecay = [[1], [2]]", "axis decay = [[1], [2]] is not a"),
         ("workload = 'qwen3-8b'\n[axes]\ndecay = ['a']", "axis decay = ['a'] is not a list of num"),
         ("workload = 'qwen3-8b'\n[axes]\ndecay = true", "axis decay = True is not a list of num"),
         ("workload = 'qwen3-8b'\n[axes]\ndecay.X = 1", "axis decay.X: no task 'X': give one of"),
