@@ -2,6 +2,7 @@
 
 import pytest
 
+import jaxalloc
 from jaxalloc import sweep
 
 FILE = """
@@ -30,6 +31,9 @@ def test_a_file_and_a_call_say_the_same(tmp_path):
     called = sweep.plan("qwen3-8b", axes, fields={"service_cv": 0.5})
     assert sweep.plan(write(tmp_path, FILE)).digest == called.digest
     assert called.size == 88
+    for more in ({"design": "sobol", "points": 9}, {"seed": 1}, {"solver": jaxalloc.FixedPoint()}):
+        with pytest.raises(ValueError, match="is a plan that says it all"):
+            sweep.plan(write(tmp_path, FILE), **more)
     other = sweep.plan("qwen3-8b", axes, fields={"service_cv": 0.6})
     assert other.digest != called.digest
 
