@@ -123,3 +123,6 @@ def test_tables_with_mistakes_are_named(tmp_path):
     (tmp_path / "t.csv").write_text("decay\n-1\n")
     with pytest.raises(ValueError, match=r"axis decay .* must be greater than 0"):
         sweep.plan("qwen3-8b", table=tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("decay,decay\n1,2\n")
+    with pytest.raises(ValueError, match=r"t.csv' has several columns decay: keep one"):
+        sweep.plan("qwen3-8b", table=tmp_path / "t.csv")
