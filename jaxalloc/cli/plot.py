@@ -98,10 +98,12 @@ def _check_names(stored: Stored, x: str | None, y: str | None, columns: list[str
     for name, axis in (("--x", x), ("--y", y)):
         if axis is not None and axis not in stored.axes:
             raise BadInput(f"{name} = {axis!r} is no axis: give one of {', '.join(stored.axes)}")
-    numbers = [name for name, kind in stored.manifest["columns"].items() if kind != "text"]
+    kinds = stored.manifest["columns"].items()
+    numbers = [name for name, kind in kinds if kind != "text" and name not in stored.axes]
     for column in columns or []:
         if column not in numbers:
-            raise BadInput(f"--values = {column!r} is no column: give some of {', '.join(numbers)}")
+            what = "an axis" if column in stored.axes else "no column of numbers"
+            raise BadInput(f"--values = {column!r} is {what}: give some of {', '.join(numbers)}")
 
 
 def _held(stored: Stored, text: str) -> tuple[str, Any]:
@@ -135,6 +137,11 @@ def _heat(
     given = [axis for axis in (x, y) if axis]
     free = [axis for axis in varying if axis not in given and axis not in held]
     across, up = x or (free.pop(0) if free else None), y or (free.pop(0) if free else None)
+    if len(numeric) < 2:
+        raise BadInput(
+            f"a map needs two axes of numbers and {stored.path} has {len(numeric)}: sweep another, "
+            "or open it in Python with jaxalloc.sweep.open"
+        )
     if across is None or up is None or across == up:
         raise BadInput(
             f"a map needs two axes of numbers, of {', '.join(numeric)}: give --x and --y"

@@ -141,6 +141,8 @@ def _plan(study: str, named: list[tuple[str, str]], flags: dict[str, Any], solve
         if not is_plan_file(study):
             return make_plan(study, dict(named), solver=solver, **flags)
         given = [name for name, value in flags.items() if value not in (None, 0, "grid")]
+        if solver != make_solver(SolverName.NEWTON, None, None):
+            given.append("solver, max_steps or tolerance")
         if named or given:
             what = [name for name, _ in named] + given
             raise BadInput(f"{', '.join(what)}: {study} is a plan: write it there")
@@ -188,7 +190,10 @@ def _processes(
 def _estimate(plan: Plan, chunk_size: int | None) -> dict[str, Any]:
     from jaxalloc.sweep.estimate import estimate
 
-    return estimate(plan, chunk_size)._asdict()
+    try:
+        return estimate(plan, chunk_size)._asdict()
+    except ValueError as error:
+        raise BadInput(str(error)) from None
 
 
 def _run(

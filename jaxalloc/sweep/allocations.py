@@ -215,23 +215,33 @@ def _mix(base: jax.Array, given: jax.Array, tasks: list[int]) -> jax.Array:
         return given
     kept = base[jnp.array(others)]
     rest = jnp.maximum(1 - jnp.sum(given[:, jnp.array(tasks)], axis=1), 0)
-    shares = kept / jnp.sum(kept)
+    shares = kept / jnp.where(jnp.sum(kept) > 0, jnp.sum(kept), 1)  # else nothing is left
     return given.at[:, jnp.array(others)].set(rest[:, None] * shares[None, :])
 
 
 def _largest(base: Workload, tasks: tuple[str, ...], design: Design, field: str) -> Array:
-    """[K] the largest value of a field over all configurations."""
+    """[K] the largest value of a field over all configurations; [K, rows] its values in a table."""
+    varied = {axis.field for axis in design.axes}
+    rows = _rows_of_table(design) if varied & {"floor", "gain"} else None
     largest = np.array(getattr(base, field), np.float64)
+    if rows is not None:
+        largest = np.repeat(largest[:, None], design.size, axis=1)
     for axis in design.axes:
         if axis.field == field:
             place = slice(None) if axis.task is None else tasks.index(axis.task)
-            largest[place] = axis.ends()[1]
+            largest[place] = axis.ends()[1] if rows is None else rows[axis.label]
     return largest
+
+
+def _rows_of_table(design: Design) -> Columns | None:
+    """All rows of a table, whose columns belong together; None of any other design."""
+    return design.rows(0, design.size) if type(design).__name__ == "Table" else None
 
 
 def _check_accuracy(base: Workload, tasks: tuple[str, ...], design: Design) -> None:
     """Raise ValueError if floor + gain exceeds 1 at the largest values of both."""
     total = _largest(base, tasks, design, "floor") + _largest(base, tasks, design, "gain")
+    total = total.reshape(len(tasks), -1).max(axis=1)
     if np.any(total > 1 + 4 * np.finfo(np.float64).eps):
         worst = int(np.argmax(total))
         raise ValueError(
@@ -247,7 +257,7 @@ def _check_mix(base: Workload, tasks: tuple[str, ...], design: Design) -> None:
         return
     given = [axis.task for axis in axes]
     kept = sum(float(np.asarray(base.mix)[k]) for k, task in enumerate(tasks) if task not in given)
-    rows = design.rows(0, design.size) if type(design).__name__ == "Table" else None
+    rows = _rows_of_table(design)
     if rows is not None:
         total = np.sum([rows[axis.label] for axis in axes], axis=0)
         low, high = float(total.min()), float(total.max())

@@ -112,7 +112,11 @@ class Span:
         """The values at shares in [0, 1) of the interval."""
         if self.whole:
             low, high = self.ends()
-            return np.floor(low + share * (high - low + 1)).astype(np.int64)
+            if self.log:
+                drawn = low * np.exp(share * math.log((high + 1) / low))
+            else:
+                drawn = low + share * (high - low + 1)
+            return np.clip(np.floor(drawn), low, high).astype(np.int64)
         if self.log:
             return np.clip(self.low * np.exp(share * math.log(self.high / self.low)), *self.ends())
         return np.clip(self.low + share * (self.high - self.low), *self.ends())
@@ -165,8 +169,13 @@ def read_drawn(
 
 def _as_values(name: str, given: Any, kind: str) -> Array:
     """[n] the values of a list or of one number or text."""
-    values = np.atleast_1d(np.asarray(given))
-    if values.ndim != 1 or not values.size:
+    try:
+        values = np.atleast_1d(np.asarray(given))
+    except ValueError:  # lists of several lengths
+        raise ValueError(f"{name} = {_short(given)} is not a list of values: correct it") from None
+    if values.ndim > 1:
+        raise ValueError(f"{name} = {_short(given)} is not a list of values: correct it")
+    if not values.size:
         raise ValueError(f"{name} = {_short(given)} has no values: give a list with at least one")
     if kind == "text":
         if values.dtype.kind != "U":
@@ -221,6 +230,9 @@ def _parse(
     if count > MAX_VALUES:
         raise ValueError(f"{name} = {text!r} has {count} values: give at most {MAX_VALUES}")
     values = (np.geomspace if log else np.linspace)(first, last, count)
+    if whole:  # 16:4096:9:log is powers of two, but for rounding
+        near = np.rint(values)
+        values = np.where(np.isclose(values, near, rtol=1e-12, atol=0), near, values)
     return Axis(field, task, _whole(name, text, values) if whole else values, log)
 
 

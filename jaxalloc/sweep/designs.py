@@ -216,6 +216,9 @@ def read_table(path: Path) -> Columns:
         raise ValueError(f"{name} cannot be read ({reason}): correct it") from None
     if not table.num_rows or not table.num_columns:
         raise ValueError(f"{name} has no rows: give at least one configuration")
+    twice = {label for label in table.column_names if table.column_names.count(label) > 1}
+    if twice:
+        raise ValueError(f"{name} has several columns {min(twice)}: keep one")
     columns = {}
     for label, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count:

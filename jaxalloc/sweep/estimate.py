@@ -11,8 +11,8 @@ import numpy as np
 from jaxalloc.sweep.chunks import Chunk, solve_chunks
 from jaxalloc.sweep.directory import Directory
 from jaxalloc.sweep.manifest import new_manifest
-from jaxalloc.sweep.placement import chunk_rows, local_mesh, num_threads
-from jaxalloc.sweep.plans import Plan
+from jaxalloc.sweep.placement import local_mesh, num_threads
+from jaxalloc.sweep.plans import Plan, rows_of_chunks
 
 _WAVES = 3  # chunks timed, for each that is solved at a time
 
@@ -40,8 +40,7 @@ class Estimate(NamedTuple):
 def estimate(plan: Plan, chunk_size: int | None = None) -> Estimate:
     """Solve a few chunks, evenly chosen, and write them nowhere."""
     mesh = local_mesh()
-    rows = chunk_size or chunk_rows(plan.size, plan.job.lane_bytes(), plan.job.most_rows, mesh)
-    rows = min(rows, plan.size)
+    rows = rows_of_chunks(plan, chunk_size, plan.size, mesh)
     directory = Directory(Path(), plan, new_manifest(plan, rows))
     chunks = -(-plan.size // rows)
 

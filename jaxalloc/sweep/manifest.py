@@ -18,6 +18,9 @@ MANIFEST = "_manifest.json"  # readers of a folder of Parquet files pass over su
 FORMAT = 1
 # What must be the same for parts to be the same bit for bit.
 SAME = ("dtype", "device", "jax", "jaxalloc")
+# What the readers of a folder rely on.
+_ENTRIES = {"plan", "plan_hash", "configurations", "chunk_size", "chunks", "shape", "columns"}
+_ENTRIES |= {"complete", *SAME}
 
 
 def versions() -> dict[str, str]:
@@ -58,7 +61,9 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         manifest = json.loads((path / MANIFEST).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        return None
+    return manifest if manifest.keys() >= _ENTRIES else None
 
 
 def compare(name: str, manifest: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.solver import Solver
@@ -28,6 +29,7 @@ from jaxalloc.sweep.designs import (
     check_size,
     read_table,
 )
+from jaxalloc.sweep.placement import chunk_rows
 from jaxalloc.workloads.fields import FIELDS, domain_error
 from jaxalloc.workloads.files import load, override, to_workload
 
@@ -72,6 +74,18 @@ def digest_of(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def rows_of_chunks(plan: Plan, wanted: int | None, share: int, mesh: Mesh | None) -> int:
+    """The rows of a chunk: those wanted, or what suits a process that has a share of the rows.
+
+    Raises:
+      ValueError: fewer than 1 are wanted.
+    """
+    if wanted is not None and wanted < 1:
+        raise ValueError(f"--chunk-size = {wanted} must be at least 1: drop it")
+    rows = wanted or chunk_rows(share, plan.job.lane_bytes(), plan.job.most_rows, mesh)
+    return min(rows, plan.size)
+
+
 def make_plan(
     study: str | os.PathLike[str] | Workload | None = None,
     axes: Mapping[str, Any] | None = None,
@@ -88,8 +102,8 @@ def make_plan(
     from jaxalloc.sweep.planfile import is_plan_file, read_plan_file
 
     if schedule is None and isinstance(study, str | os.PathLike) and is_plan_file(study):
-        if axes or fields or table is not None:
-            raise ValueError(f"{study} is a plan: give its axes and fields in it")
+        if axes or fields or (design, points, seed, table, solver) != ("grid", None, 0, None, None):
+            raise ValueError(f"{study} is a plan that says it all: write into it what is to change")
         return make_plan(**read_plan_file(Path(study)))
     if (study is None) == (schedule is None):
         raise ValueError("plan: give a workload or a schedule, and not both")

@@ -24,8 +24,8 @@ from jaxalloc.sweep.directory import (
 )
 from jaxalloc.sweep.manifest import new_manifest
 from jaxalloc.sweep.parquet import about_schema, check_target, parquet_file, schema_of, to_table
-from jaxalloc.sweep.placement import chunk_rows, local_mesh
-from jaxalloc.sweep.plans import Plan
+from jaxalloc.sweep.placement import local_mesh
+from jaxalloc.sweep.plans import Plan, rows_of_chunks
 from jaxalloc.sweep.processes import Alone, Group
 
 
@@ -93,13 +93,9 @@ def run_plan(
       keep: called with every chunk in order, where `path` is no folder.
     """
     began = time.perf_counter()
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"--chunk-size = {chunk_size} must be at least 1: drop it")
     mesh = local_mesh()
     group = Alone() if group is None else group
-    share = -(-plan.size // group.count)
-    rows = chunk_size or chunk_rows(share, plan.job.lane_bytes(), plan.job.most_rows, mesh)
-    rows = min(rows, plan.size)
+    rows = rows_of_chunks(plan, chunk_size, -(-plan.size // group.count), mesh)
     if path is not None and is_folder(path):
         wishes = _Wishes(resume, chunk_size, report, stop, group)
         outcome = _into_folder(plan, path, mesh, rows, wishes)

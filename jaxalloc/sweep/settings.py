@@ -99,6 +99,8 @@ def _understood(name: str, given: Any) -> tuple[Any, Quantity]:
 
 def _as_text(given: Any) -> Any:
     """Numbers among texts (`prompt = 32`) as text."""
+    if isinstance(given, np.ndarray):
+        given = given.tolist()
     if isinstance(given, int) and not isinstance(given, bool):
         return str(given)
     if isinstance(given, list | tuple):

@@ -109,7 +109,7 @@ class Stored:
         """A grid as arrays over its axes; `tokens` has the tasks as its last dimension.
 
         Args:
-          columns: answers to read; None: all.
+          columns: answers to read, beside the axes; None: all.
 
         Raises:
           ValueError: the sweep is no grid, or not complete.
@@ -123,8 +123,9 @@ class Stored:
                 f"{self.path} has {self.num_rows} of {self.manifest['configurations']} rows: "
                 "resume the sweep, or use to_pandas()"
             )
-        answers = [name for name in self.columns if name not in self.axes]
-        table = self.table([*self.axes, *(answers if columns is None else columns)])
+        wanted = self.columns if columns is None else columns
+        answers = [name for name in dict.fromkeys(wanted) if name not in self.axes]
+        table = self.table([*self.axes, *answers])
         dims = self.axes
         coordinates: dict[str, Any] = {}
         for place, name in enumerate(dims):

@@ -157,6 +157,10 @@ def test_a_dry_run_says_what_it_would_take(command, tmp_path):
     command(line.removesuffix(" --dry-run"))
     written = sum(path.stat().st_size for path in tmp_path.glob("folder/part-*"))
     assert document["bytes"] == pytest.approx(written, rel=0.1)
+    for rows in (0, -5):
+        code, out, err = command(f"{line} --chunk-size {rows}")
+        assert (code, out) == (2, "")
+        assert err == f"jaxalloc: --chunk-size = {rows} must be at least 1: drop it\n"
 
 
 def test_a_full_disk_keeps_the_parts_of_a_folder(command, tmp_path, monkeypatch):
@@ -192,6 +196,10 @@ def test_a_plan_file_is_swept_resumed_and_confirmed(command, tmp_path):
     assert "folder is complete" in command("sweep plan.toml --out folder --resume").out
     code, _, err = command("sweep plan.toml --decay 1")
     assert (code, err) == (2, "jaxalloc: decay: plan.toml is a plan: write it there\n")
+    for ignored in ("--solver fixed-point", "--max-steps 2", "--tolerance 1e-3"):
+        code, _, err = command(f"sweep plan.toml {ignored}")
+        assert code == 2
+        assert "solver, max_steps or tolerance: plan.toml is a plan: write it there" in err
 
 
 def test_a_disk_that_fills_up_is_named_and_leaves_nothing(command, tmp_path, monkeypatch):

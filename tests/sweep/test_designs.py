@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import kstest, qmc
 
 from jaxalloc import sweep
-from jaxalloc.sweep import designs
+from jaxalloc.sweep import allocations, designs
+from jaxalloc.workloads.fields import FIELDS
 
 SPANS = {"arrival_rate": "0.01:2:log", "accuracy_weight": "3:5", "gain": [0.1, 0.2, 0.3]}
 
@@ -91,3 +92,47 @@ def test_a_mix_that_cannot_sum_to_one_is_named():
         sweep.plan("qwen3-8b", {"mix.GSM8K": [0.6], "mix.AIME24": [0.1, 0.6]})
     with pytest.raises(ValueError, match=r"mix = 1\.5 must not exceed 1"):
         sweep.plan("qwen3-8b", {"mix.GSM8K": [1.5]})
+
+
+def test_whole_numbers_are_spread_in_the_logarithm():
+    def plan(capacity, **drawn):
+        fields = {"requests": 5, "prompt": "1"}
+        study = sweep.plan(
+            schedule="uniform:least=1,most=2", axes={"capacity": capacity}, fields=fields, **drawn
+        )
+        return study.design.rows(0, study.size)["capacity"]
+
+    np.testing.assert_array_equal(plan("16:4096:9:log"), 2 ** np.arange(4, 13))
+    found = plan("100:1000000:log", design="random", points=4096)
+    assert kstest(np.log(found / 100) / np.log(10_000), "uniform").pvalue > 1e-3
+    few = plan("9:7:log", design="sobol", points=64)
+    assert set(few.tolist()) == {7, 8, 9}
+
+
+def test_the_rows_of_a_table_are_judged_one_by_one():
+    table = {"gain.GSM8K": [0.1, 0.9], "floor.GSM8K": [0.9, 0.05]}
+    assert sweep.plan("qwen3-8b", table=table).size == 2
+    with pytest.raises(ValueError, match=r"floor \+ gain = 1\.1 of task GSM8K must not exceed 1"):
+        sweep.plan("qwen3-8b", table=table | {"floor.GSM8K": [0.9, 0.2]})
+
+
+def test_a_column_of_numbers_is_text_where_text_is_wanted(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("prompt,policy\n8,a_min\n16,h_sf\n")
+    fields = {"capacity": 400, "requests": 5}
+    plan = sweep.plan(schedule="geometric:mean=20", fields=fields, table=path)
+    assert plan.design.rows(0, 2)["prompt"].tolist() == ["8", "16"]
+
+
+def test_a_share_of_all_leaves_nothing_to_tasks_without_a_share():
+    lanes = allocations._fill(
+        allocations.Workload(
+            **{name: np.ones(()) for name in ("arrival_rate", "accuracy_weight")},
+            **{name: np.ones(2) for name in FIELDS if FIELDS[name].per_type and name != "mix"},
+            mix=np.array([1.0, 0.0]),
+        ),
+        1,
+        (np.ones(1),),
+        (("mix", 0),),
+    )
+    np.testing.assert_array_equal(lanes.mix, [[1.0, 0.0]])

@@ -160,6 +160,16 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert "holds 'notes.txt' and no manifest" in unchanged(tmp_path, resume=True)
 
 
+def test_a_manifest_that_lacks_entries_is_none_and_made_again(folder, whole):
+    whole_manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text('{"format": 1}')
+    with pytest.raises(ValueError, match="has no manifest: give the folder of a sweep"):
+        sweep.open(folder)
+    run(folder, resume=True)
+    assert json.loads((folder / MANIFEST).read_text())["plan"] == whole_manifest["plan"]
+    assert sweep.open(folder).table() == whole
+
+
 @pytest.mark.parametrize("key", ["jax", "dtype", "device", "jaxalloc"])
 def test_a_folder_that_would_not_be_continued_exactly_is_named(folder, key):
     manifest = json.loads((folder / MANIFEST).read_text()) | {key: "another"}

@@ -2,6 +2,7 @@
 
 import pytest
 
+import jaxalloc
 from jaxalloc import sweep
 
 FILE = """
@@ -30,6 +31,9 @@ def test_a_file_and_a_call_say_the_same(tmp_path):
     called = sweep.plan("qwen3-8b", axes, fields={"service_cv": 0.5})
     assert sweep.plan(write(tmp_path, FILE)).digest == called.digest
     assert called.size == 88
+    for more in ({"design": "sobol", "points": 9}, {"seed": 1}, {"solver": jaxalloc.FixedPoint()}):
+        with pytest.raises(ValueError, match="is a plan that says it all"):
+            sweep.plan(write(tmp_path, FILE), **more)
     other = sweep.plan("qwen3-8b", axes, fields={"service_cv": 0.6})
     assert other.digest != called.digest
 
@@ -61,6 +65,11 @@ capacity = 400
         ("workload = 'qwen3-8b'\n[axes]\nrate = '1:2:3'", "axis rate: 'rate' is no field"),
         ("workload = 'qwen3-8b'\n[axes]\ndecey = '1:2:3'", "did you mean decay?"),
         ("workload = 'qwen3-8b'\n[axes]\ndecay = []", "axis decay = [] has no values"),
+        (
+            "workload = 'qwen3-8b'\n[axes]\ndecay = [[1], [2, 3]]",
+            "axis decay = [[1], [2, 3]] is not",
+        ),
+        ("workload = 'qwen3-8b'\n[axes]\ndecay = [[1], [2]]", "axis decay = [[1], [2]] is not a"),
         ("workload = 'qwen3-8b'\n[axes]\ndecay = ['a']", "axis decay = ['a'] is not a list of num"),
         ("workload = 'qwen3-8b'\n[axes]\ndecay = true", "axis decay = True is not a list of num"),
         ("workload = 'qwen3-8b'\n[axes]\ndecay.X = 1", "axis decay.X: no task 'X': give one of"),
@@ -113,4 +122,7 @@ def test_tables_with_mistakes_are_named(tmp_path):
         sweep.plan("qwen3-8b", table=tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text("decay\n-1\n")
     with pytest.raises(ValueError, match=r"axis decay .* must be greater than 0"):
+        sweep.plan("qwen3-8b", table=tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("decay,decay\n1,2\n")
+    with pytest.raises(ValueError, match=r"t.csv' has several columns decay: keep one"):
         sweep.plan("qwen3-8b", table=tmp_path / "t.csv")

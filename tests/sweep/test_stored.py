@@ -31,8 +31,9 @@ def test_a_grid_is_an_array_over_its_axes(stored):
     assert point.utilization.item() == row.utilization
     assert point.tokens.sel(task="GSM8K").item() == row["tokens.GSM8K"]
     assert point.status.item() == "CONVERGED"
-    some = stored.to_xarray(["mean_wait"])
-    assert list(some.data_vars) == ["mean_wait"]
+    for names in (["mean_wait"], ["mean_wait", "arrival_rate", "mean_wait"]):
+        some = stored.to_xarray(names)
+        assert list(some.data_vars) == ["mean_wait"]
 
 
 def test_one_file_opens_like_a_folder(stored, tmp_path):
