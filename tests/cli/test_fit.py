@@ -171,7 +171,8 @@ def test_a_task_that_the_data_do_not_determine_is_named(command, tables):
         ("fit runs.csv --arrival-rate -1", "--arrival-rate: arrival_rate = -1 must not be neg"),
         ("fit runs.csv --min-tokens 9 --max-tokens 8", "--min-tokens = 9 must not exceed"),
         ("fit runs.csv --bootstrap 1", "--bootstrap = 1 must be 0, or from 2"),
-        ("fit runs.csv --seed -1", "--seed = -1 must not be negative"),
+        ("fit runs.csv --seed -1", "--seed = -1 must be from 0 to"),
+        ("fit runs.csv --seed 9999999999999999999999", "--seed = 9999999999999999999999 must be"),
         ("fit bad.csv", "bad.csv: row 1 (line 2), column tokens: 'x' is not a number: correct it"),
     ],
 )
