@@ -128,6 +128,11 @@ def test_without_a_log_the_traffic_is_the_default_or_as_given(command, tables):
         "middling": 0,
     }
     assert {(task.min_tokens, task.max_tokens) for task in file.task} == {(8, 999)}
+    assert command("fit runs.csv --out c.toml --max-tokens 0").code == 0
+    assert {task.max_tokens for task in files.load(tables / "c.toml").task} == {0}
+    code, out, err = command("fit runs.csv --min-tokens 99999")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "(easy): min_tokens = 99999 must not exceed max_tokens = 16384: lower it" in err
 
 
 def test_a_task_that_the_data_do_not_determine_is_named(command, tables):
