@@ -75,6 +75,13 @@ def test_the_table_of_a_replay(command, azure_trace):
         assert text in outcome.out
 
 
+def test_levels_are_named_in_full(command):
+    outcome = command("queue qwen3-8b --queries 1e4 --percentiles 99.99999 --confidence 0.995")
+    assert outcome.code == 0
+    for text in ("99.5% interval", "wait p99.99999"):
+        assert text in outcome.out
+
+
 def test_an_overloaded_server(command):
     code, _, err = command("queue qwen3-8b --arrival-rate 90")
     assert code == 1
