@@ -22,7 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxalloc.allocation.arrivals import Arrivals, Poisson, Replay, gap_variability
+from jaxalloc.allocation.arrivals import (
+    Arrivals,
+    Poisson,
+    Replay,
+    check_arrivals,
+    gap_variability,
+)
 from jaxalloc.allocation.bins import Edges, resolution_bits, upper_edges
 from jaxalloc.allocation.draws import make_cells
 from jaxalloc.allocation.estimates import GROUPS, Measures, PerLevel, measure
@@ -125,6 +131,8 @@ def simulate_fifo(
     workload = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
     tokens = jnp.asarray(tokens, dtype)
     _check(workload, tokens, num_queries, percentiles, confidence)
+    check_arrivals(arrivals)
+    num_queries = int(num_queries)
     shape, blocks = _layout(workload, num_queries, arrivals)
     scenario, relaxation = _scenario(workload, tokens, arrivals)
     totals = _run(key, scenario, shape, blocks)
@@ -244,8 +252,8 @@ def _check(
             f"arrival_rate, mix and tokens have shapes {shape}, but `simulate_fifo` takes one "
             "workload, (), (K,) and (K,): use `jax.vmap`"
         )
-    if not 1 <= num_queries <= _MOST_QUERIES:
-        raise ValueError(f"num_queries = {num_queries} must be from 1 to 2^35: give a number")
+    if not 1 <= num_queries <= _MOST_QUERIES or num_queries != int(num_queries):
+        raise ValueError(f"num_queries = {num_queries} must be from 1 to 2^35: give a whole number")
     for level in percentiles:
         if not 0 < level < 100:
             raise ValueError(f"percentiles: {level:g} must be between 0 and 100: give a level in %")

@@ -106,7 +106,7 @@ def _quantile(rate: Scalar, services: Services, own: Services, q: Any) -> Scalar
 
     root = jnp.where(at_jump, place, increasing_root(excess, least, most) * unit)
     valid = (q >= 0) & (q <= 1)
-    return jnp.where(stable & (q < 1), root, jnp.where(valid, jnp.inf, jnp.nan))
+    return jnp.where(valid, jnp.where(stable & (q < 1), root, jnp.inf), jnp.nan)
 
 
 def _bracket(
@@ -155,6 +155,8 @@ def largest_arrival_rate(workload: Workload, tokens: Tokens, seconds: Any, q: An
 @jax.jit
 def _rate_of_quantile(services: Services, first: Scalar, target: Scalar, q: Scalar) -> Scalar:
     reachable = system_cdf(jnp.zeros_like(first), services, services, target) >= q
+    served = first > 0  # else no rate is too large
+    first = jnp.where(served, first, 1)
 
     def late(load: Scalar) -> Scalar:
         """How many too many are late, at utilization `load`; it rises from q - P(S <= target)."""
@@ -162,7 +164,8 @@ def _rate_of_quantile(services: Services, first: Scalar, target: Scalar, q: Scal
         return jnp.where(reachable, late, load)
 
     load = increasing_root(late, jnp.zeros_like(first), jnp.ones_like(first))
-    return jnp.where(reachable & (q > 0), load / first, jnp.nan)
+    rate = jnp.where(served, load / first, jnp.inf)
+    return jnp.where(reachable & (q > 0), rate, jnp.nan)
 
 
 @jax.jit

@@ -26,6 +26,7 @@ from jaxalloc.calibration.status import FitStatus
 from jaxalloc.calibration.verdict import Rows, curve_of, degenerate, flat_ratio, judge
 
 MOST_LEVELS_IN_A_KERNEL = 1024
+_PARAMETERS = 3
 
 
 class AccuracyFit(NamedTuple):
@@ -162,6 +163,10 @@ def fit_counts(levels: Counts, rows: Rows | None = None) -> AccuracyFit:
     plain, robust, dof = _covariances(scaled, top, rows)
     ratio = flat_ratio(scaled, top, rows)
     status = jnp.where(lack != FitStatus.CONVERGED, lack, judge(scaled, top, plain, robust, ratio))
+    # The covariance of the scores of G questions has rank G - 1: of fewer than three parameters
+    # it would say that some of them are known exactly.
+    few = (status <= FitStatus.AT_BOUND) & (dof < _PARAMETERS)
+    status = jnp.where(few, FitStatus.FEW_QUESTIONS, status).astype(jnp.int32)
     found = jnp.where(lack == FitStatus.CONVERGED, 1, jnp.nan)
     usable = jnp.where(status <= FitStatus.AT_BOUND, 1, jnp.nan)
     units = jnp.stack([jnp.ones_like(decay), decay, jnp.ones_like(decay)])

@@ -126,8 +126,11 @@ def _fit(rows: _Rows, question: Any, robust: bool) -> ServiceFit:
     error = jnp.sqrt(covariance[1, 1])
     status = jnp.where(at_bound, FitStatus.AT_BOUND, FitStatus.CONVERGED)
     status = jnp.where(settled, status, FitStatus.MAX_STEPS)
-    status = jnp.where(line[1] < _SLOPE_ERRORS * error, FitStatus.FLAT, status)
-    status = jnp.where(line[1] <= 0, FitStatus.NEGATIVE_SLOPE, status)
+    status = jnp.where(line[1] <= _SLOPE_ERRORS * error, FitStatus.FLAT, status)
+    status = jnp.where(line[1] < 0, FitStatus.NEGATIVE_SLOPE, status)
+    if question is not None:  # whose scores have a covariance of rank dof
+        unseen = (status <= FitStatus.AT_BOUND) & (dof < len(line))
+        status = jnp.where(unseen, FitStatus.FEW_QUESTIONS, status)
     low = jnp.min(jnp.where(used, scaled.tokens, jnp.inf), initial=jnp.inf)
     few = (jnp.sum(used) < 3) | ~(low < jnp.max(jnp.where(used, scaled.tokens, 0), initial=0))
     status = jnp.where(few, FitStatus.FEW_LEVELS, status)

@@ -24,6 +24,7 @@ class FitStatus(enum.IntEnum):
     ALL_WRONG = 8
     NEGATIVE_SLOPE = 9  # the service time falls as tokens grow
     INVALID = 10  # a number is not finite or outside its domain
+    FEW_QUESTIONS = 11  # no more questions than parameters: their scatter is not seen
 
 
 USABLE = (FitStatus.CONVERGED, FitStatus.WEAK, FitStatus.AT_BOUND)
@@ -40,4 +41,6 @@ MEANING = {
     FitStatus.ALL_WRONG: "every answer is wrong: measure larger budgets",
     FitStatus.NEGATIVE_SLOPE: "the service time falls as tokens grow: check the columns",
     FitStatus.INVALID: "a number is not finite or outside its domain: correct it",
+    FitStatus.FEW_QUESTIONS: "too few questions to tell how they differ: measure more, or leave "
+    "the column of questions out",
 }

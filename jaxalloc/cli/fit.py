@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import PICTURES, AsJson, PicturePath, check_target
+from jaxalloc.cli.flags import PICTURES, AsJson, PicturePath, check_seed, check_target
 from jaxalloc.workloads.fields import FIELDS, domain_error
 
 if TYPE_CHECKING:
@@ -192,8 +192,7 @@ def _check(
         raise BadInput(
             f"--bootstrap = {bootstrap} must be 0, or from 2 to {MOST_REPLICATES}: try 1000"
         )
-    if seed < 0:
-        raise BadInput(f"--seed = {seed} must not be negative: give a whole number")
+    check_seed(seed)
 
 
 def _check_log(path: Path, log: Arrivals, tasks: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxalloc.workloads.files import WorkloadFile
+from jaxalloc.workloads.files import WorkloadFile, validate
 
 if TYPE_CHECKING:
     from jaxalloc.measurements.fits import TaskFit
@@ -29,15 +29,17 @@ def build(
     """The workload file of fitted tasks, and what is known of the arrivals.
 
     Raises:
-      ValueError: the arrivals have no rate, or no task of the file a share; names the fix.
+      ValueError: the arrivals have no rate, no task of the file a share, or a number is out of its
+        domain; names the fix.
     """
     traffic = _traffic(tasks, log, shares, settings["arrival_rate"])
+    most = settings["max_tokens"]
     entries = []
     for task, mix, mix_se in zip(tasks, traffic["mix"], traffic["mix_se"], strict=True):
         entries.append(
             _task(task)
             | {"mix": mix, "min_tokens": settings["min_tokens"]}
-            | {"max_tokens": settings["max_tokens"] or task.max_tokens}
+            | {"max_tokens": task.max_tokens if most is None else most}
             | ({"mix_se": mix_se} if log is not None and log.task is not None else {})
         )
     weak = [task.name for task in tasks if task.complaints]
@@ -52,7 +54,7 @@ def build(
         document["note"] = f"known only roughly: {', '.join(weak)}"
     if log is not None:
         document["arrival_rate_se"] = traffic["arrival_rate_se"]
-    return WorkloadFile.model_validate(document), traffic
+    return validate(document, f"workload fitted to {source}"), traffic
 
 
 def _task(task: TaskFit) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxalloc.workloads.files import WorkloadFile
 
 PICTURES = (".png", ".pdf", ".svg")
+MOST_SEED = 2**53  # a few more than it still fit into 64 bits
 ADVICE = {
     "MAX_STEPS": "the residual is above the tolerance: try --solver newton or a larger --max-steps",
     "INFEASIBLE": "the server is overloaded even with the smallest budgets: "
@@ -142,6 +143,12 @@ def _number(field: str, text: str) -> float:
     if problem:
         raise BadInput(f"{flag(field)}: {problem}")
     return value
+
+
+def check_seed(seed: int) -> None:
+    """Complain about a seed that no random key is made of."""
+    if not 0 <= seed <= MOST_SEED:
+        raise BadInput(f"--seed = {seed} must be from 0 to {MOST_SEED}: give such a whole number")
 
 
 def check_target(path: Path | None, suffixes: tuple[str, ...], name: str) -> None:

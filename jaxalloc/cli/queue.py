@@ -15,6 +15,7 @@ from jaxalloc.cli.flags import (
     AsJson,
     PicturePath,
     WorkloadName,
+    check_seed,
     check_target,
     read_workload,
     with_field_flags,
@@ -75,8 +76,7 @@ def queue(
     seconds = None if target is None else _number("--target", target, 0, float("inf"))
     if not 0 < confidence < 1:
         raise BadInput(f"--confidence = {confidence:g} must be between 0 and 1: try 0.99")
-    if seed < 0:
-        raise BadInput(f"--seed = {seed} must not be negative: give a whole number")
+    check_seed(seed)
     from jaxalloc.cli import queue_answer
     from jaxalloc.cli.output import print_json
     from jaxalloc.cli.precision import float64

@@ -126,7 +126,7 @@ def _measures(setup: Setup, workload: Any, tokens: Any, path: Any) -> dict[str, 
         sides = [getattr(s, f"{kind}_percentiles") for s in (path.estimate, path.low, path.high)]
         for i, level in enumerate(setup.levels):
             value = function(workload, tokens, level / 100)
-            measures[f"{kind}_p{level:g}"] = _row(value, *(side[i] for side in sides))
+            measures[f"{kind}_p{level:.12g}"] = _row(value, *(side[i] for side in sides))
     return measures
 
 
@@ -153,7 +153,7 @@ def _tasks(
             "mean_system_time": float(estimate.type_mean_system_time[k]),
             "fraction_correct": float(estimate.type_fraction_correct[k]),
             **{
-                f"system_time_p{level:g}": float(estimate.type_system_time_percentiles[k, i])
+                f"system_time_p{level:.12g}": float(estimate.type_system_time_percentiles[k, i])
                 for i, level in enumerate(setup.levels)
             },
         }
@@ -166,7 +166,7 @@ def _rates(setup: Setup, workload: Any, tokens: Any) -> dict[str, float]:
     rates = {"mean": float(jaxalloc.largest_arrival_rate(workload, tokens, setup.target))}
     for level in setup.levels:
         rate = jaxalloc.largest_arrival_rate(workload, tokens, setup.target, q=level / 100)
-        rates[f"p{level:g}"] = float(rate)
+        rates[f"p{level:.12g}"] = float(rate)
     return {"target": float(setup.target or 0), **rates}
 
 
@@ -193,7 +193,8 @@ def show_answer(document: dict[str, Any]) -> None:
     """The tables."""
     if document["status"] != "CONVERGED":
         return
-    table = make_table("", "M/G/1 formula", "simulated", f"{document['confidence']:.0%} interval")
+    confidence = f"{100 * document['confidence']:.6g}% interval"
+    table = make_table("", "M/G/1 formula", "simulated", confidence)
     for name, row in document["measures"].items():
         unit = "" if name in ("fraction_correct", "utilization") else " s"
         interval = f"{row['low']:.5g} – {row['high']:.5g}{unit}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from jaxalloc.cli.errors import BadInput
+from jaxalloc.cli.flags import check_seed
 
 FAILED = 1
 DEFAULT_POLICIES = "a_min,a_max,h_sf,mc_sf,mc_benchmark,vllm,alpha,alpha_beta"
@@ -98,11 +99,11 @@ def schedule(
         ("requests", requests, 1),
         ("replications", replications, 1),
         ("aging", aging, 0),
-        ("seed", seed, 0),
         ("max-rounds", 1 if max_rounds is None else max_rounds, 1),
     ):
         if value < least:
             raise BadInput(f"--{flag} = {value} must be at least {least}")
+    check_seed(seed)
     with float64():
         from jaxalloc.cli import schedule_answer as answer
         from jaxalloc.traces import words as given

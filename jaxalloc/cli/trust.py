@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import PICTURES, AsJson, PicturePath, check_target
+from jaxalloc.cli.flags import PICTURES, AsJson, PicturePath, check_seed, check_target
 
 
 def register(app: typer.Typer) -> None:
@@ -42,8 +42,7 @@ def trust(
 ) -> None:
     """Compare the M/G/1 mean with a replay of a trace, and say whether to trust it."""
     check_target(plot, PICTURES, "--plot")
-    if seed < 0:
-        raise BadInput(f"--seed = {seed} must not be negative: give a whole number")
+    check_seed(seed)
     if not 0 <= base_tokens < float("inf"):
         raise BadInput(f"--base-tokens = {base_tokens:g} must not be negative: give tokens")
     loads = _loads(utilizations)

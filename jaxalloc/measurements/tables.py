@@ -80,6 +80,8 @@ class Table:
         import pyarrow.compute as pc
 
         column = self.columns[field]
+        if pa.types.is_nested(column.type):
+            self._reject(field, np.ones(len(column), bool), "is not a name")
         column = pc.utf8_trim_whitespace(column.cast(pa.string()))
         empty = pc.or_(pc.is_null(column), pc.equal(column, "")).fill_null(True)
         self._reject(field, empty.to_numpy(zero_copy_only=False).astype(bool), "names nothing")
@@ -237,9 +239,21 @@ def _read_parquet(path: Path, names: list[str]) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=names)
+        table = pq.read_table(path, columns=names)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is not Parquet: {error}: convert it") from None
+    return pa.table({name: _plain(table.column(name)) for name in table.column_names})
+
+
+def _plain(column: Column) -> Column:
+    """Text in the one form of all in which it may be stored, dates as times."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
+    return column.cast(pa.timestamp("s")) if pa.types.is_date(column.type) else column
 
 
 def _one_by_one(column: Column) -> np.ndarray[Any, Any]:

@@ -174,10 +174,16 @@ def _parse(text: str, origin: str) -> WorkloadFile:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{origin}: is not TOML: {error}: correct it there") from None
-    return _validate(data, origin)
+    return validate(data, origin)
 
 
-def _validate(data: Any, origin: str) -> WorkloadFile:
+def validate(data: Any, origin: str) -> WorkloadFile:
+    """What a TOML file holds as a workload.
+
+    Raises:
+      ValueError: something in it is wrong; one line that names the origin, the field, the value
+        and the fix.
+    """
     try:
         return WorkloadFile.model_validate(data)
     except ValidationError as error:
@@ -205,7 +211,7 @@ def override(file: WorkloadFile, numbers: Mapping[str, float], origin: str) -> W
     for name, value in numbers.items():
         for table in data["task"] if FIELDS[name].per_type else [data]:
             table[name] = float(value)
-    return _validate(data, origin)
+    return validate(data, origin)
 
 
 def to_workload(file: WorkloadFile) -> Workload:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -293,6 +294,10 @@ def test_student(confidence):
     ("change", "message"),
     [
         ({"num_queries": 0}, "num_queries = 0 must be from 1"),
+        ({"num_queries": 1000.5}, "num_queries = 1000.5 must be from 1 to 2\\^35: give a whole"),
+        ({"arrivals": arrivals.Renewal(-1.0)}, "cv = -1.0 must be at least 0 and finite"),
+        ({"arrivals": arrivals.Renewal(float("nan"))}, "cv = nan must be at least 0"),
+        ({"arrivals": arrivals.Replay(jnp.array([1.0, -2.0]))}, r"gaps\[1\] = -2 must be at least"),
         ({"percentiles": (50.0, 100.0)}, "100 must be between 0 and 100"),
         ({"confidence": 1.0}, "confidence = 1 must be between 0 and 1"),
         ({"tokens": jnp.ones(3)}, "use `jax.vmap`"),
@@ -303,9 +308,11 @@ def test_bad_input(change, message):
         simulate_fifo(KEY, **({"workload": server(), "tokens": TOKENS} | change))
 
 
-@pytest.mark.parametrize("times", [[1.0], [0.0, 2.0, 1.0], [0.0, float("nan"), 1.0]])
+@pytest.mark.parametrize("times", [[1.0], [0.0, 2.0, 1.0], [0.0, float("nan"), 1.0], [0, math.inf]])
 def test_bad_times(times):
     with pytest.raises(ValueError, match="times"):
         arrivals.Replay.at(times)
     with pytest.raises(ValueError, match="no stretching"):
         arrivals.Replay.at([1.0, 1.0], rate=1.0)
+    with pytest.raises(ValueError, match="rate = 0 must be above 0"):
+        arrivals.Replay.at([1.0, 2.0], rate=0.0)

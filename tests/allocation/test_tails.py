@@ -137,6 +137,7 @@ def test_quantiles_invert_and_sit_at_jumps():
     workload = server(0.4)
     q = np.concatenate([np.linspace(0.01, 0.99, 10), [1.0, 1.5]])
     stay = quantiles(system_time_quantile, workload, q)
+    assert np.isnan(system_time_quantile(workload, TOKENS, -0.1))
     assert np.isposinf(stay[-2])
     assert np.isnan(stay[-1])
     stay, q = np.asarray(stay[:-2]), q[:-2]
@@ -195,6 +196,9 @@ def test_largest_arrival_rate():
     assert largest_arrival_rate(alone(0.1, 1.0), TOKENS, 7.0, q=0.95) == pytest.approx(exact)
     for missed in ({"seconds": 0.5}, {"seconds": 2.0, "q": 0.95}):
         assert np.isnan(largest_arrival_rate(workload, TOKENS, **missed))
+    idle = dataclasses.replace(workload, base_time=0 * workload.base_time)
+    for q in (None, 0.95):  # no service, no limit
+        assert np.isposinf(largest_arrival_rate(idle, 0 * TOKENS, 1.0, q=q))
 
 
 def test_the_laws_of_a_replay_and_of_poisson_arrivals_agree():

@@ -142,6 +142,16 @@ def test_what_the_data_lack_is_named(case):
     assert np.all(np.isfinite(fit.standard_error)) == (expected <= FitStatus.AT_BOUND)
 
 
+def test_too_few_questions_are_named():
+    tokens = np.repeat(measured.LEVELS, 12)
+    correct, trials = np.repeat([60, 75, 90, 115, 150, 190, 215, 220], 12) / 12, np.full(96, 25)
+    for number in (1, 3, 4):
+        question = np.arange(96) % number
+        fit = jaxalloc.fit_accuracy(tokens, correct + (question - 1.5) / 9, trials, question)
+        assert (fit.status == FitStatus.FEW_QUESTIONS) == (number < 4)
+        assert np.all(np.isfinite(fit.standard_error)) == (number == 4)
+
+
 def test_lanes_of_every_status_do_not_disturb_each_other():
     rows = [(np.asarray(t, float), np.asarray(c, float)) for t, c, _ in DEGENERATE.values()]
     rows.append((np.full(8, np.nan), np.full(8, 1.0)))

@@ -82,6 +82,7 @@ def test_questions_widen_what_they_share():
         ([0, 5], [1, 2], FitStatus.FEW_LEVELS),
         ([1, 2, 3, 4], [4, 3, 2, 1], FitStatus.NEGATIVE_SLOPE),
         ([1, 2, 3, 4], [1, 3, 0.5, 2.0], FitStatus.FLAT),
+        ([1, 2, 3, 4], [2, 2, 2, 2], FitStatus.FLAT),
         ([10, 20, 30, 40], [0.8, 2.1, 2.9, 4.0], FitStatus.AT_BOUND),
         ([0, 1, 2, 3], [1, 2, 3, 4], FitStatus.CONVERGED),
     ],
@@ -100,6 +101,14 @@ def test_what_the_data_lack_is_named(tokens, seconds, expected, robust):
         assert jaxalloc.service_intervals(fit)[0, 1] > 0
     if fit.status > FitStatus.AT_BOUND:
         assert np.all(np.isnan(fit.standard_error))
+
+
+def test_too_few_questions_are_named():
+    seconds = 1 + LEVELS * np.linspace(1e-3, 1.1e-3, len(LEVELS))
+    for number, expected in ((1, "FEW_QUESTIONS"), (2, "FEW_QUESTIONS"), (3, "CONVERGED")):
+        fit = jaxalloc.fit_service_time(LEVELS, seconds, question=np.arange(len(LEVELS)) % number)
+        assert FitStatus(int(fit.status)).name == expected
+        assert np.all(np.isfinite(fit.standard_error)) == (expected == "CONVERGED")
 
 
 def test_bad_rows_are_named():

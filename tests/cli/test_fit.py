@@ -128,6 +128,11 @@ def test_without_a_log_the_traffic_is_the_default_or_as_given(command, tables):
         "middling": 0,
     }
     assert {(task.min_tokens, task.max_tokens) for task in file.task} == {(8, 999)}
+    assert command("fit runs.csv --out c.toml --max-tokens 0").code == 0
+    assert {task.max_tokens for task in files.load(tables / "c.toml").task} == {0}
+    code, out, err = command("fit runs.csv --min-tokens 99999")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "(easy): min_tokens = 99999 must not exceed max_tokens = 16384: lower it" in err
 
 
 def test_a_task_that_the_data_do_not_determine_is_named(command, tables):
@@ -171,7 +176,8 @@ def test_a_task_that_the_data_do_not_determine_is_named(command, tables):
         ("fit runs.csv --arrival-rate -1", "--arrival-rate: arrival_rate = -1 must not be neg"),
         ("fit runs.csv --min-tokens 9 --max-tokens 8", "--min-tokens = 9 must not exceed"),
         ("fit runs.csv --bootstrap 1", "--bootstrap = 1 must be 0, or from 2"),
-        ("fit runs.csv --seed -1", "--seed = -1 must not be negative"),
+        ("fit runs.csv --seed -1", "--seed = -1 must be from 0 to"),
+        ("fit runs.csv --seed 9999999999999999999999", "--seed = 9999999999999999999999 must be"),
         ("fit bad.csv", "bad.csv: row 1 (line 2), column tokens: 'x' is not a number: correct it"),
     ],
 )

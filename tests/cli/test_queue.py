@@ -75,6 +75,13 @@ def test_the_table_of_a_replay(command, azure_trace):
         assert text in outcome.out
 
 
+def test_levels_are_named_in_full(command):
+    outcome = command("queue qwen3-8b --queries 1e4 --percentiles 99.99999 --confidence 0.995")
+    assert outcome.code == 0
+    for text in ("99.5% interval", "wait p99.99999"):
+        assert text in outcome.out
+
+
 def test_an_overloaded_server(command):
     code, _, err = command("queue qwen3-8b --arrival-rate 90")
     assert code == 1
@@ -93,7 +100,8 @@ def test_an_overloaded_server(command):
         ("queue qwen3-8b --arrivals trace:no.csv", "no.csv does not exist"),
         ("queue qwen3-8b --target inf", "--target = inf must be from 0"),
         ("queue qwen3-8b --confidence 1", "--confidence = 1 must be between"),
-        ("queue qwen3-8b --seed -1", "--seed = -1 must not be negative"),
+        ("queue qwen3-8b --seed -1", "--seed = -1 must be from 0 to"),
+        ("queue qwen3-8b --seed 9999999999999999999999", "--seed = 9999999999999999999999 must"),
         ("queue qwen3-8b --plot a.txt", "--plot = 'a.txt' must end in .png"),
         ("trust nope.csv", "nope.csv does not exist"),
         ("trust a.txt", "must end in .csv"),

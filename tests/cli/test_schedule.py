@@ -108,6 +108,7 @@ def test_no_policy_finishes():
         (f"{FAST} --arrivals poisson:0", "--arrivals = poisson:0 must have a rate above 0"),
         (f"{FAST} --batch-time 1:2", "--batch-time = 1:2 must be llama2-70b or four"),
         (f"{FAST} --aging -1", "--aging = -1 must be at least 0"),
+        (f"{FAST} --seed -1", "--seed = -1 must be from 0 to"),
         (f"{FAST} --plot nowhere/x.png", "--plot = nowhere/x.png must be a .png"),
         (f"{FAST} --requests 0", "--requests = 0 must be at least 1"),
         (f"{FAST} --intervals one:1:3", "= 3 does not suit AMax: it must cover the output"),

@@ -40,6 +40,13 @@ def test_parquet_says_the_same_as_csv(tmp_path):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
     assert one.tasks == two.tasks
     assert one.question is two.question is None
+    words = pa.array(["yes", "no"])
+    for form in (pa.large_string(), pa.dictionary(pa.int8(), pa.string())):
+        stored = table | {"correct": words.cast(form), "task": pa.array(["a", "b"]).cast(form)}
+        pq.write_table(pa.table(stored), tmp_path / "runs.parquet")
+        again = read_runs(tmp_path / "runs.parquet")
+        np.testing.assert_array_equal(again.correct, one.correct)
+        assert again.tasks == one.tasks
 
 
 @pytest.mark.parametrize(
@@ -81,6 +88,9 @@ def test_a_malformed_parquet_is_named(tmp_path):
     pq.write_table(pa.table(table), tmp_path / "b.parquet")
     with pytest.raises(ValueError, match="row 2, column tokens: an empty cell is not a number"):
         read_runs(tmp_path / "b.parquet")
+    pq.write_table(pa.table(table | {"task": [["a"], ["b"]]}), tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match=r"row 1, column task: \['a'\] is not a name: correct it"):
+        read_runs(tmp_path / "c.parquet")
 
 
 @pytest.mark.parametrize("name", ["a.txt", "absent.csv"])
@@ -109,6 +119,10 @@ def test_times_of_parquet_are_seconds(tmp_path):
     log = read_arrivals(tmp_path / "log.parquet", {"time": "when"})
     np.testing.assert_allclose(np.diff(log.time), 2)
     assert log.tasks == ("a", "b")
+    days = [datetime.date(2026, 1, day) for day in (30, 31)]
+    for when in (pa.array(days), pa.array([f"{day} 12:00:00" for day in days], pa.large_string())):
+        pq.write_table(pa.table({"time": when}), tmp_path / "log.parquet")
+        np.testing.assert_allclose(np.diff(read_arrivals(tmp_path / "log.parquet").time), 86400)
 
 
 def test_a_time_that_is_none_is_named(tmp_path):
