@@ -78,17 +78,29 @@ def _read_csv(path: Path) -> Table:
 
 
 def _read_json_lines(path: Path) -> Table:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    names = rows[0].keys() if rows else ()
-    return {name: [row.get(name) for row in rows] for name in names}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return _from_records([json.loads(line) for line in lines if line.strip()], path)
 
 
 def _read_json(path: Path) -> Table:
     document = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(document, list):
-        names = document[0].keys() if document else ()
-        return {name: [row.get(name) for row in document] for name in names}
-    return {name: value for name, value in document.items() if isinstance(value, list)}
+        return _from_records(document, path)
+    if not isinstance(document, dict):
+        raise ValueError(f"trace = {path} must hold a list of objects, or an object of lists")
+    table = {name: value for name, value in document.items() if isinstance(value, list)}
+    lengths = {name: len(value) for name, value in table.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"trace = {path} has lists of unequal length: {lengths}")
+    return table
+
+
+def _from_records(rows: list[Any], path: Path) -> Table:
+    """Columns of the names that the first row has."""
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} of {path} is {row!r}, not an object: correct it")
+    return {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ())}
 
 
 def _read_parquet(path: Path) -> Table:

@@ -113,6 +113,10 @@ def test_without_arrivals_all_arrive_at_once(tmp_path):
             "TIMESTAMP = 'yesterday' in row 1 is not a time",
         ),
         ("x.json", "{", None, "is not json"),
+        ("x.json", "3", None, "must hold a list of objects, or an object of lists"),
+        ("x.json", "[1]", None, r"row 1 of .*x.json is 1, not an object"),
+        ("x.json", '{"prompt": [1, 2], "output": [1]}', None, "lists of unequal length"),
+        ("x.jsonl", "[1, 2]", None, r"row 1 of .*x.jsonl is \[1, 2\], not an object"),
         ("x.parquet", "no", None, "is not parquet"),
     ],
 )
