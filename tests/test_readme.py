@@ -15,13 +15,13 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def test_the_python_prints_what_follows_it():
+def test_the_python_prints_what_follows_it(tmp_path):
     programs, outputs = blocks("python"), blocks("text")
     assert len(programs) == len(outputs) >= 1
     for program, output in zip(programs, outputs, strict=True):
         assert len(program.splitlines()) <= 12
         run = [sys.executable, "-W", "error", "-c", program]
-        shell = subprocess.run(run, capture_output=True, text=True, check=False)
+        shell = subprocess.run(run, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert (shell.stdout, shell.stderr) == (output, "")
 
 
