@@ -38,7 +38,7 @@ def value(fields, tokens):
     return oracles.objective(batch, tokens)
 
 
-@pytest.mark.parametrize("num_types", [1, 2, 3, 6, 12])
+@pytest.mark.parametrize("num_types", [1, 3, 12])
 def test_the_best_neighbour_is_exact(num_types):
     n = 4 if num_types == 12 else 40
     fields = random_workloads(81, n, num_types)
@@ -59,7 +59,7 @@ def test_the_best_neighbour_is_exact(num_types):
         assert np.isfinite(values.max())
 
 
-@pytest.mark.parametrize("num_types", [1, 6, 13, 30])
+@pytest.mark.parametrize("num_types", [1, 6, 30])
 @pytest.mark.parametrize("draw", [random_workloads, hard_workloads])
 def test_what_every_rounding_keeps(num_types, draw):
     fields = draw(82, 60, num_types)

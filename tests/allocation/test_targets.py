@@ -47,6 +47,9 @@ CASES = {
 }
 
 
+TWO_CASES = ("time", "tokens")  # an accuracy is found by the same root as a time
+
+
 @functools.cache
 def all_lanes(case):
     """`solve_for` over a batch, compiled once for all tests."""
@@ -101,7 +104,7 @@ def test_the_optimum_meets_its_own_targets_with_its_own_weight():
         np.testing.assert_allclose(weight, batch().accuracy_weight[moves], rtol=1e-6)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", TWO_CASES)
 def test_no_other_budgets_do_better(case):
     """SciPy's SLSQP on the constrained problem itself, which knows no multiplier."""
     solve_for, measure = CASES[case]
@@ -293,7 +296,7 @@ def interior(case):
     return jax.tree.map(lambda leaf: leaf[chosen], batch()), targets[chosen]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", TWO_CASES)
 def test_derivatives_are_differences(case):
     solve_for, _ = CASES[case]
     workload, targets = interior(case)
@@ -333,7 +336,7 @@ def test_derivatives_are_differences(case):
             assert np.all(np.abs(exact - difference) <= 1e-5 * scale + floor), (name, exact.ndim)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", TWO_CASES)
 def test_both_modes_and_second_derivatives(case):
     solve_for, _ = CASES[case]
     workloads, targets = interior(case)

@@ -64,13 +64,13 @@ def test_what_is_not_there_is_named(stored, tmp_path):
 
 def test_one_trace_for_a_whole_sweep(tmp_path, monkeypatch):
     traces = []
-    solve = allocations.solve
+    dispatch = allocations.dispatch
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         traces.append(1)
-        return solve(*arguments)
+        return dispatch(*arguments, **options)
 
-    monkeypatch.setattr(allocations, "solve", counted)
+    monkeypatch.setattr(allocations, "dispatch", counted)
     allocations._solver.cache_clear()
     run(tmp_path / "out", study(base_time=[0.1, 0.2]))
     assert len(traces) == 1
