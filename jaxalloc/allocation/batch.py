@@ -14,7 +14,7 @@ from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.optimum import Allocation, Status, allocation_tangent, solve
 from jaxalloc.allocation.solver import Solver
 from jaxalloc.allocation.workload import PER_SERVER, PerType, Workload
-from jaxalloc.backend import in_chunks, platform_of
+from jaxalloc.backend.chunks import in_chunks, platform_of
 
 Lanes = tuple[Workload, Any]  # workloads, and tokens to start from or None
 

@@ -36,7 +36,7 @@ from jaxalloc.allocation.mg1 import service_moments, service_time, utilization
 from jaxalloc.allocation.objective import accuracy
 from jaxalloc.allocation.paths import CHUNK, Scenario, Shape, Totals, run_blocks
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
-from jaxalloc.backend import in_chunks, platform_of
+from jaxalloc.backend.chunks import in_chunks, platform_of
 
 _MOST_LANES, _MOST_LANES_OF_A_BLOCK = 8192, 256
 _FEWEST_QUERIES_OF_A_LANE = 1 << 14  # where num_queries allows more than one lane a group

@@ -28,10 +28,8 @@ from jaxalloc.allocation.workload import (
     Tokens,
     Workload,
 )
-from jaxalloc.backend import dispatch, with_kernel
+from jaxalloc.backend.dispatch import dispatch, with_kernel
 
-# Beyond, XLA splits its loops over types into parts that one native function cannot hold.
-_MOST_TYPES_IN_A_KERNEL = 1024
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-5}
 _ROUNDING_FLOOR = 16.0  # in units of eps: below it a residual cannot halve any more
 _LEAST_IDLE_TO_START = 1e-3  # of what is idle at min_tokens, for `initial` to be used
@@ -241,22 +239,14 @@ def _iterate(
 
     def plain(lane: tuple[Workload, Any, Flag]) -> tuple[Tokens, Int[Array, ""]]:
         workload, initial, solvable = lane
-        return dispatch(
-            lambda started: run(*started, solver),
-            (workload, first_point(workload, initial), solvable),
-            kernel=has_kernel(workload),
-        )
+        started = workload, first_point(workload, initial), solvable
+        return dispatch(lambda started: run(*started, solver), started)
 
     lane = workload, initial, solvable
     if not gpu_kernel.takes(workload):
         return plain(lane)
     from_start = functools.partial(_run_from_start, solver=solver)
     return with_kernel(plain, functools.partial(gpu_kernel.in_blocks, from_start), lane)
-
-
-def has_kernel(workload: Workload) -> bool:
-    """Whether a lane of this size fits into one native function of a CPU."""
-    return workload.num_types <= _MOST_TYPES_IN_A_KERNEL
 
 
 def _run_from_start(

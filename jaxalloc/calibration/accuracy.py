@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jaxalloc.backend import dispatch, platform_of
+from jaxalloc.backend.chunks import platform_of
+from jaxalloc.backend.dispatch import dispatch
 from jaxalloc.calibration.clusters import one_sided_error, outer_products, sum_by_question
 from jaxalloc.calibration.likelihood import (
     Counts,
@@ -25,7 +26,6 @@ from jaxalloc.calibration.rows import as_floats, check_rows, require
 from jaxalloc.calibration.status import FitStatus
 from jaxalloc.calibration.verdict import Rows, curve_of, degenerate, flat_ratio, judge
 
-MOST_LEVELS_IN_A_KERNEL = 1024
 _PARAMETERS = 3
 
 
@@ -123,8 +123,7 @@ def climb(counts: Counts) -> Maximum:
     Its derivative is that of the equations of the maximum, H dθ = d(gradient), on the coordinates
     that are free (implicit function theorem), not of the iterations.
     """
-    kernel = counts.tokens.shape[-1] <= MOST_LEVELS_IN_A_KERNEL
-    return dispatch(search, counts, kernel=kernel)
+    return dispatch(search, counts)
 
 
 @climb.defjvp

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxalloc.backend import in_chunks
+from jaxalloc.backend.chunks import in_chunks
 from jaxalloc.calibration.accuracy import as_counts, climb, gather, scale_of, unscaled
 from jaxalloc.calibration.intervals import Intervals
 from jaxalloc.calibration.likelihood import Counts, probability

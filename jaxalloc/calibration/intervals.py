@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxalloc.backend import dispatch
+from jaxalloc.backend.dispatch import dispatch
 from jaxalloc.calibration.accuracy import (
-    MOST_LEVELS_IN_A_KERNEL,
     AccuracyFit,
     as_counts,
     gather,
@@ -106,12 +105,11 @@ def count_intervals(fit: AccuracyFit, counts: Counts, level: Any = 0.95) -> Inte
     roots = student_quantile((1 + level) / 2, fit.dof) * jnp.sqrt(fit.design_effect)
     errors = fit.standard_error / jnp.stack([jnp.ones_like(decay), fit.decay, jnp.ones_like(decay)])
     reach = student_quantile((1 + level) / 2, fit.dof) * errors
-    kernel = counts.tokens.shape[-1] <= MOST_LEVELS_IN_A_KERNEL
 
     def end(parameter: Int[Array, ""], side: Scalar) -> Scalar:
         first = top[parameter] + side * reach[parameter]
         lane = _Lane(scaled, top, fit.log_likelihood, parameter, first, roots[parameter], usable)
-        return dispatch(_hunt, lane, kernel=kernel)
+        return dispatch(_hunt, lane)
 
     sides = jnp.asarray([-1.0, 1.0], top.dtype)
     ends = jax.vmap(lambda k: jax.vmap(lambda side: end(k, side))(sides))(jnp.arange(3))

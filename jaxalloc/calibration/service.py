@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxalloc.backend import platform_of
+from jaxalloc.backend.chunks import platform_of
 from jaxalloc.calibration.clusters import one_sided_error, outer_products, sum_by_question
 from jaxalloc.calibration.likelihood import Scalar
 from jaxalloc.calibration.quantiles import student_quantile

@@ -43,7 +43,7 @@ def doctor(as_json: AsJson = False) -> None:
 def _examine() -> dict[str, Any]:
     import jax
 
-    from jaxalloc.backend import num_cores
+    from jaxalloc.backend.chunks import num_cores
     from jaxalloc.sweep.manifest import versions
     from jaxalloc.sweep.placement import host_memory
 

@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 
 from jaxalloc.allocation.mg1 import mean_system_time, mean_wait, utilization
 from jaxalloc.allocation.objective import mean_accuracy
-from jaxalloc.allocation.optimum import Allocation, Status, has_kernel, solve
+from jaxalloc.allocation.optimum import Allocation, Status, solve
 from jaxalloc.allocation.workload import Workload
-from jaxalloc.backend import dispatch
+from jaxalloc.backend.dispatch import dispatch
 from jaxalloc.sweep.axes import Array, Axis, Quantity, Span, read_axis, read_drawn
 from jaxalloc.sweep.designs import Columns, Design
 from jaxalloc.sweep.placement import MostRows, spread
@@ -182,7 +182,7 @@ def _solver(solver: Any, mesh: Mesh | None) -> Any:
         # Row by row: what is computed for many rows at once may end in other last bits where a
         # vector, or a core's share, ends.
         best, measures = jax.vmap(
-            lambda workload: dispatch(solve_one, workload, kernel=has_kernel(workload))
+            lambda workload: dispatch(solve_one, workload)
         )(lanes)
         figures = {"objective": best.objective, **measures, "residual": best.residual}
         return best.status, figures, best.steps, tuple(best.tokens.T)

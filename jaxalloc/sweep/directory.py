@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxalloc.backend import num_cores
+from jaxalloc.backend.chunks import num_cores
 from jaxalloc.sweep.axes import Axis
 from jaxalloc.sweep.chunks import Chunk, column_types
 from jaxalloc.sweep.manifest import MANIFEST, SAME, compare, new_manifest, read_manifest

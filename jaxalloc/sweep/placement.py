@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxalloc.backend import num_cores
+from jaxalloc.backend.chunks import num_cores
 
 Item = TypeVar("Item")
 Started = TypeVar("Started")
