@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -11,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalloc.allocation.newton import Newton
-from jaxalloc.allocation.optimum import Allocation, Status, allocation_tangent, solve
+from jaxalloc.allocation.optimum import Allocation, Status, allocation_tangent, as_tangent, solve
 from jaxalloc.allocation.solver import Solver
-from jaxalloc.allocation.workload import PER_SERVER, PerType, Workload
+from jaxalloc.allocation.workload import PER_SERVER, PerServer, PerType, Workload
 from jaxalloc.backend.chunks import in_chunks, platform_of
+from jaxalloc.backend.dispatch import over_lanes
 
 Lanes = tuple[Workload, Any]  # workloads, and tokens to start from or None
 
@@ -49,12 +49,15 @@ def solve_batch(
         np.shape(leaf) if name in PER_SERVER else np.shape(leaf)[:-1]
         for name, leaf in vars(workloads).items()
     )
-    shape = np.broadcast_shapes(*shapes)
+    shape = jnp.broadcast_shapes(*shapes)
     platform = platform_of((workloads, initial))
-    lanes = _flatten(workloads, initial, shape, np if platform == "cpu" else jnp)
-    answer = _optima(*lanes, solver)
-    if answer.status.shape == shape:
-        return answer
+    if platform is None:
+        return _optima(*_broadcast(workloads, initial, shape, jnp), solver)
+    lanes = _broadcast(workloads, initial, shape, np if platform == "cpu" else jnp)
+    if len(shape) == 1:
+        return _optima(*lanes, solver)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(shape):]), lanes)
+    answer = _optima(*flat, solver)
     return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), answer)
 
 
@@ -68,32 +71,31 @@ def status_fractions(allocation: Allocation) -> dict[str, Any]:
     return {status.name: xp.sum(ended == status) / max(ended.size, 1) for status in Status}
 
 
-def _flatten(workloads: Workload, initial: Any, shape: tuple[int, ...], xp: Any) -> Lanes:
-    """Every array with one leading axis of lanes, in the widest dtype; views where possible."""
+def _broadcast(workloads: Workload, initial: Any, shape: tuple[int, ...], xp: Any) -> Lanes:
+    """Every array with all leading axes, in the widest dtype; views where possible."""
     num_types, dtype = workloads.num_types, workloads.dtype
 
-    def flatten(leaf: Any, own: tuple[int, ...]) -> Any:
+    def broadcast(leaf: Any, own: tuple[int, ...]) -> Any:
         if xp is np or getattr(leaf, "dtype", None) != dtype:
             leaf = xp.asarray(leaf, dtype)
-        leaf = leaf if leaf.shape == (*shape, *own) else xp.broadcast_to(leaf, (*shape, *own))
-        return leaf if len(shape) == 1 else leaf.reshape(math.prod(shape), *own)
+        return leaf if leaf.shape == (*shape, *own) else xp.broadcast_to(leaf, (*shape, *own))
 
     fields = {
-        name: flatten(leaf, () if name in PER_SERVER else (num_types,))
+        name: broadcast(leaf, () if name in PER_SERVER else (num_types,))
         for name, leaf in vars(workloads).items()
     }
-    return Workload(**fields), None if initial is None else flatten(initial, (num_types,))
+    return type(workloads)(**fields), None if initial is None else broadcast(initial, (num_types,))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _optima(flat: Workload, start: Any, solver: Solver) -> Allocation:
+def _optima(workloads: Workload, start: Any, solver: Solver) -> Allocation:
     """The optimum of every lane, with the derivative that each has alone.
 
     The rule belongs here, outside of the chunks: so the forward pass of an eager `jax.grad` still
     sees concrete arrays and keeps all cores busy.
     """
     work = functools.partial(_solve_lanes, solver=solver)
-    lanes = flat, start
+    lanes = workloads, start
     if platform_of(lanes) is None:
         return work(lanes)
     return in_chunks(work, lanes, cpu=_CPU_LANES, accelerator=_ACCELERATOR_LANES)
@@ -102,15 +104,24 @@ def _optima(flat: Workload, start: Any, solver: Solver) -> Allocation:
 @_optima.defjvp
 def _optima_jvp(solver: Solver, primals: Lanes, moved: Lanes) -> tuple[Allocation, Allocation]:
     answers = _optima(*primals, solver)
-    return answers, _tangents(primals[0], answers, moved[0])
+    return answers, as_tangent(answers, _tangents(primals[0], answers, moved[0]))
 
 
 @jax.jit
-def _tangents(flat: Workload, answers: Allocation, moved: Workload) -> Allocation:
-    return jax.vmap(allocation_tangent)(flat, answers, moved)
+def _tangents(
+    workloads: Workload, answers: Allocation, moved: Workload
+) -> tuple[PerType, PerServer]:
+    rule = over_lanes(allocation_tangent, answers.status.ndim)
+    found: tuple[PerType, PerServer] = rule(workloads, answers, moved)
+    return found
 
 
 @functools.partial(jax.jit, static_argnames="solver")
 def _solve_lanes(lanes: Lanes, solver: Solver) -> Allocation:
     """All lanes in one computation."""
-    return jax.vmap(lambda workload, initial: solve(workload, solver, initial))(*lanes)
+
+    def one(workload: Workload, initial: Any) -> Allocation:
+        return solve(workload, solver, initial)
+
+    answers: Allocation = over_lanes(one, lanes[0].arrival_rate.ndim)(*lanes)
+    return answers

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int
 
 from jaxalloc.allocation import gpu_kernel
@@ -28,7 +27,7 @@ from jaxalloc.allocation.workload import (
     Tokens,
     Workload,
 )
-from jaxalloc.backend.dispatch import dispatch, with_kernel
+from jaxalloc.backend.dispatch import dispatch, mesh_of, no_tangent, with_kernel
 
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-5}
 _ROUNDING_FLOOR = 16.0  # in units of eps: below it a residual cannot halve any more
@@ -194,7 +193,8 @@ def solve(
             f"{jnp.shape(workload.mix)}, but `solve` takes one workload, () and (K,): "
             "use `solve_batch`"
         )
-    return _solve(_cast(workload), initial, solver)
+    with mesh_of(workload):
+        return _solve(_cast(workload), initial, solver)
 
 
 def _cast(workload: Workload) -> Workload:
@@ -261,12 +261,17 @@ def _optimum_jvp(
 ) -> tuple[Allocation, Allocation]:
     """The implicit derivative; a residual, a number of steps and a status have none."""
     answer = _optimum(*primals, solver)
-    return answer, allocation_tangent(primals[0], answer, moved[0])
+    return answer, as_tangent(answer, allocation_tangent(primals[0], answer, moved[0]))
 
 
-def allocation_tangent(workload: Workload, answer: Allocation, moved: Workload) -> Allocation:
-    """The tangent of the answer of one lane."""
-    converged = answer.status == Status.CONVERGED
-    tokens, value = tangents(workload, answer.tokens, converged, moved)
-    none: Any = np.zeros(answer.status.shape, jax.dtypes.float0)  # an integer has no tangent
-    return Allocation(tokens, value, jnp.zeros_like(answer.residual), none, none)
+def allocation_tangent(
+    workload: Workload, answer: Allocation, moved: Workload
+) -> tuple[Tokens, Scalar]:
+    """The tangents of the tokens and the objective of one lane."""
+    return tangents(workload, answer.tokens, answer.status == Status.CONVERGED, moved)
+
+
+def as_tangent(answer: Allocation, moved: tuple[PerType, PerServer]) -> Allocation:
+    """The tangent of an answer: what tokens and objective have, and what has none."""
+    still = jnp.zeros_like(answer.residual), no_tangent(answer.steps), no_tangent(answer.status)
+    return Allocation(*moved, *still)

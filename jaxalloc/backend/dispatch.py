@@ -14,6 +14,7 @@ what it starts from may be a plain number under any of them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -24,11 +25,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax._src import dispatch as jax_dispatch
 from jax.core import ShapedArray
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, use_abstract_mesh
+from jax.sharding import (
+    AbstractMesh,
+    NamedSharding,
+    PartitionSpec,
+    get_abstract_mesh,
+    reshard,
+    use_abstract_mesh,
+)
 
 from jaxalloc.backend import native
 
@@ -100,8 +109,60 @@ def _type(leaf: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
 
-def _no_mesh() -> Any:
-    """A scope in which arrays are traced as on one device."""
+def over_lanes(run: Callable[..., Outputs], axes: int) -> Callable[..., Outputs]:
+    """`run` of one lane, mapped over any number of leading axes, sharded alike.
+
+    Arrays that are not sharded over explicit axes become so, as `jax.vmap` asks them to be.
+    """
+    mapped = run
+    for _ in range(axes):
+        mapped = jax.vmap(mapped)
+
+    def call(*inputs: Any) -> Outputs:
+        with mesh_of(inputs):
+            return mapped(*_shard_alike(inputs, axes))
+
+    return call
+
+
+def _shard_alike(inputs: Any, axes: int) -> Any:
+    """All arrays with their leading axes sharded like those of one of them."""
+    types = [jax.typeof(leaf) for leaf in jax.tree.leaves(inputs)]
+    lanes, mesh = _lanes_of(types, axes)
+
+    def shard(leaf: Any) -> Any:
+        own = jax.typeof(leaf).sharding.spec
+        if tuple(own[:axes]) == lanes:
+            return leaf
+        return reshard(leaf, NamedSharding(mesh, PartitionSpec(*lanes, *own[axes:])))
+
+    return jax.tree.map(shard, inputs) if any(lanes) else inputs
+
+
+def _lanes_of(types: Arrays, axes: int) -> tuple[tuple[Any, ...], Any]:
+    """Over which explicit axes of a mesh the leading axes are sharded, and the mesh."""
+    under_mesh = [x.sharding for x in types if not x.sharding.mesh.empty]
+    if not under_mesh:
+        return (None,) * axes, types[0].sharding.mesh
+    lanes = [next((x.spec[i] for x in under_mesh if x.spec[i]), None) for i in range(axes)]
+    return tuple(lanes), under_mesh[0].mesh
+
+
+def mesh_of(inputs: Any) -> contextlib.AbstractContextManager[Any]:
+    """The scope of the mesh that traced arrays are sharded over, if there is one.
+
+    `jax.jit` of arrays on explicit axes knows their mesh without a scope, `jax.vmap` inside does
+    not ("Resource axis … is not found").
+    """
+    for leaf in jax.tree.leaves(inputs):
+        mesh = getattr(getattr(jax.typeof(leaf), "sharding", None), "mesh", None)
+        if isinstance(leaf, jax.core.Tracer) and mesh is not None and not mesh.empty:
+            return contextlib.nullcontext() if get_abstract_mesh() == mesh else use_abstract_mesh(mesh)
+    return contextlib.nullcontext()
+
+
+def _no_mesh() -> contextlib.AbstractContextManager[Any]:
+    """The scope in which arrays are traced as on one device."""
     return use_abstract_mesh(AbstractMesh((), ()))
 
 
@@ -143,19 +204,33 @@ def _bind(
     return outputs
 
 
-def _vary_alike(leaves: list[Any]) -> list[Any]:
-    """All arrays varying over all manual axes over which one of them does (`jax.shard_map`)."""
-    varying = [getattr(jax.typeof(leaf), "mat", None) for leaf in leaves]
-    axes = [frozenset(getattr(each, "varying", ())) for each in varying]
-    every = frozenset[Any]().union(*axes)
+def _varying(value: Any) -> frozenset[Any]:
+    """Over which manual axes of a mesh an array varies (`jax.shard_map`)."""
+    return frozenset(getattr(getattr(jax.typeof(value), "mat", None), "varying", ()))
+
+
+def _vary_alike(leaves: Arrays) -> Arrays:
+    """All arrays varying over all axes over which one of them does."""
+    every = frozenset[Any]().union(*map(_varying, leaves))
     return [
-        lax.pcast(leaf, tuple(every - own), to="varying") if own < every else leaf
-        for leaf, own in zip(leaves, axes, strict=True)
+        lax.pcast(leaf, tuple(every - _varying(leaf)), to="varying")
+        if every - _varying(leaf)
+        else leaf
+        for leaf in leaves
     ]
+
+
+def no_tangent(value: Any) -> Any:
+    """The tangent of integers, which have none, for a rule of derivatives."""
+    none = np.zeros(value.shape, jax.dtypes.float0)
+    axes = tuple(_varying(value))
+    return lax.pcast(none, axes, to="varying") if axes else none
 
 
 lanes_p = Primitive("jaxalloc_lanes")
 lanes_p.multiple_results = True
+# JAX tells only what is on this list, an internal, for which devices it is compiled.
+getattr(jax_dispatch, "prim_requires_devices_during_lowering", set()).add(lanes_p)
 
 
 @lanes_p.def_impl
@@ -167,10 +242,8 @@ def _run(*inputs: Any, **params: Any) -> Arrays:
 @lanes_p.def_abstract_eval
 def _types(*inputs: Any, traced: Any, axes: int, **_: Any) -> Arrays:
     """Types of the results: the lanes in front, sharded like those of the inputs."""
-    under_mesh = [x for x in inputs if not x.sharding.mesh.empty]
-    like = next(iter(under_mesh), inputs[0])
-    specs = [x.sharding.spec for x in under_mesh]
-    lanes = [next((spec[i] for spec in specs if spec[i]), None) for i in range(axes)]
+    lanes, mesh = _lanes_of(inputs, axes)
+    like = next((x for x in inputs if x.sharding.mesh == mesh))
 
     def result(out: Any) -> Any:
         spec = PartitionSpec(*lanes, *(None,) * len(out.shape))
@@ -178,7 +251,7 @@ def _types(*inputs: Any, traced: Any, axes: int, **_: Any) -> Arrays:
             shape=(*inputs[0].shape[:axes], *out.shape),
             dtype=out.dtype,
             weak_type=False,
-            sharding=NamedSharding(like.sharding.mesh, spec),
+            sharding=NamedSharding(mesh, spec),
         )
 
     return [result(out) for out in traced.out_avals]
@@ -201,7 +274,7 @@ batching.primitive_batchers[lanes_p] = _batch
 def _push_forward(primals: Arrays, tangents: Arrays, *, traced: Any, axes: int, **_: Any) -> Any:
     """The derivative, of the plain form."""
     moved = [
-        np.zeros(x.shape, jax.dtypes.float0)
+        no_tangent(x)
         if not jnp.issubdtype(x.dtype, jnp.inexact)
         else jnp.zeros_like(x)
         if type(dx) is ad.Zero
@@ -214,14 +287,17 @@ def _push_forward(primals: Arrays, tangents: Arrays, *, traced: Any, axes: int, 
 ad.primitive_jvps[lanes_p] = _push_forward
 
 
-def _lower(context: Any, *inputs: Any, traced: Any, axes: int, kernel: Any, platform: str) -> Any:
+def _lower(context: Any, *inputs: Any, platform: str | None, **params: Any) -> Any:
     """The operation as XLA is to compile it, for one platform."""
-    run = _form(traced, axes, kernel, platform)
-    devices = _devices_of_partitioner(context)
-    if devices != 1 and run is not None:
-        run = None if devices is None else _for_each_device(run, traced, axes)
+    run = _form(platform=platform, **params)
+    where = context.module_context.axis_context
+    if run is not None and not _is_alone(where):
+        run = _on_each_device(**params) if _can_be_split(context) else None
+    elif run is not None:
+        # Within a call, since a partitioner takes away the marks of what is outermost.
+        run = jax.jit(run)
     if run is None:
-        run = _side_by_side(traced, axes)
+        run = _side_by_side(params["traced"], params["axes"])
     with _no_mesh():
         context = context.replace(avals_in=[ShapedArray(x.shape, x.dtype) for x in context.avals_in])
         return mlir.lower_fun(run, multiple_results=True)(context, *inputs)
@@ -233,7 +309,7 @@ for _platform in ("cpu", "cuda", None):
     )
 
 
-def _form(traced: Any, axes: int, kernel: Any, platform: str | None) -> Run | None:
+def _form(*, traced: Any, axes: int, kernel: Any, platform: str | None) -> Run | None:
     """What one device runs, if it is not the lanes side by side."""
     if kernel is not None:
         wanted = platform == "cuda" or kernel_form() == "interpret"
@@ -268,46 +344,48 @@ def _over_one_axis(many: Run, traced: Any, axes: int) -> Run:
     return call
 
 
-def _devices_of_partitioner(context: Any) -> int | None:
-    """Over how many devices a partitioner will spread this; None if it cannot be told how."""
-    where = context.module_context.axis_context
-    if hasattr(where, "num_devices"):
-        exported = context.module_context.lowering_parameters.for_export
-        return None if exported and where.num_devices != 1 else where.num_devices
+def _is_alone(where: Any) -> bool:
+    """Whether no partitioner will spread what is lowered here over several devices."""
     if hasattr(where, "manual_axes"):
-        return 1 if set(where.manual_axes) == set(where.mesh.axis_names) else None
-    return 1
+        return set(where.manual_axes) == set(where.mesh.axis_names)
+    return getattr(where, "num_devices", 1) == 1
 
 
-def _for_each_device(run: Run, traced: Any, axes: int) -> Run:
-    """`run` on each device's share of the lanes, whatever else is sharded gathered."""
-    del traced
+def _can_be_split(context: Any) -> bool:
+    """Whether the partitioner can be told how: not in part of a mesh, nor on another machine."""
+    devices = getattr(context.module_context.axis_context, "device_assignment", None)
+    return devices is not None and not context.module_context.lowering_parameters.for_export
+
+
+def _on_each_device(*, traced: Any, axes: int, kernel: Any) -> Run:
+    """The operation on each device's share of the lanes, whatever else is sharded gathered."""
+    run = functools.partial(lanes_p.bind, traced=traced, axes=axes, kernel=kernel)
 
     def partition(mesh: Any, inputs: Any, results: Any) -> Any:
-        given = [x.sharding.spec for x in (*results, *inputs) if x.sharding is not None]
-        lanes = [next((spec[i] for spec in given if i < len(spec) and spec[i]), None) for i in range(axes)]
+        specs = [x.sharding.spec for x in (*results, *inputs)]
+        lanes = [next((spec[i] for spec in specs if spec[i]), None) for i in range(axes)]
 
         def share(x: Any) -> NamedSharding:
             return NamedSharding(mesh, PartitionSpec(*lanes, *(None,) * (len(x.shape) - axes)))
 
         return mesh, run, [share(x) for x in results], tuple(share(x) for x in inputs)
 
-    def infer(mesh: Any, inputs: Any, results: Any) -> Any:
-        return partition(mesh, inputs, results)[2]
-
     def rule(mesh: Any, inputs: Any, results: Any) -> Any:
         del mesh
-        lanes = [f"lane{i}" for i in range(axes)]
         others: list[str] = []
 
         def factors(value: Any) -> str:
             own = [f"own{len(others) + i}" for i in range(len(value.shape) - axes)]
             others.extend(own)
-            return " ".join(lanes + own)
+            return " ".join([f"lane{i}" for i in range(axes)] + own)
 
         sides = [", ".join(factors(value) for value in side) for side in (inputs, results)]
         return " -> ".join(sides), {"need_replication_factors": tuple(others)}
 
     spread = custom_partitioning(run)
-    spread.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=rule)
+    spread.def_partition(
+        partition,
+        infer_sharding_from_operands=lambda *known: partition(*known)[2],
+        sharding_rule=rule,
+    )
     return spread

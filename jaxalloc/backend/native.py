@@ -199,14 +199,18 @@ def in_turn(run: Run) -> Run:
 
     def lanes(inputs: Arrays, outputs: Arrays) -> Arrays:
         # The arrays to write into come from outside, where XLA may split what fills them.
-        def turn(lane: Any, outputs: Arrays) -> Arrays:
+        def turn(carry: tuple[Any, Arrays]) -> tuple[Any, Arrays]:
+            lane, outputs = carry
             found = run(*(lax.dynamic_index_in_dim(x, lane, 0, keepdims=False) for x in inputs))
-            return [
+            written = [
                 lax.dynamic_update_index_in_dim(old, new, lane, 0)
                 for old, new in zip(outputs, found, strict=True)
             ]
+            return lane + 1, written
 
-        written: Arrays = lax.fori_loop(0, inputs[0].shape[0], turn, list(outputs))
+        size = inputs[0].shape[0]
+        first = jnp.int32(0), list(outputs)
+        written: Arrays = lax.while_loop(lambda carry: carry[0] < size, turn, first)[1]
         return written
 
     def call(*inputs: Any) -> Arrays:

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from jaxalloc.backend.chunks import in_chunks, platform_of
+from jaxalloc.backend.dispatch import over_lanes
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
@@ -47,22 +47,19 @@ def simulate_batch(
     ([[2, 6, 7], [2, 4, -1]], [15.0, 6.0])
     """
     shape = requests.batch_shape
-    size = int(np.prod(shape, dtype=int))
-
-    def flat(leaf: Any) -> Array:
-        return jnp.broadcast_to(jnp.asarray(leaf), shape).reshape(size)
-
-    many = jax.tree.map(lambda x: x.reshape(size, -1), requests)
     keys = as_key(key)
     implementation = str(jax.random.key_impl(keys))
+
+    def wide(leaf: Any) -> Array:
+        return jnp.broadcast_to(jnp.asarray(leaf), shape)
+
     arguments: Arguments = (
-        many,
-        flat(capacity),
-        _key_data(keys, size) if policy.draws else None,
-        jax.tree.map(flat, batch_time),
-        None if max_rounds is None else flat(max_rounds),
+        requests,
+        wide(capacity),
+        _key_data(keys, shape) if policy.draws else None,
+        jax.tree.map(wide, batch_time),
+        None if max_rounds is None else wide(max_rounds),
     )
-    traced = platform_of(arguments) is None
 
     def run(arguments: Arguments, record: int) -> Schedule:
         def work(part: Arguments) -> Schedule:
@@ -71,22 +68,22 @@ def simulate_batch(
             )
             return schedule
 
-        if traced or size == 0:
+        if traced or 0 in shape:
             return work(arguments)
-        return in_chunks(work, arguments, cpu=CPU_CHUNK, accelerator=ACCELERATOR_CHUNK)
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), arguments)
+        found = in_chunks(work, flat, cpu=CPU_CHUNK, accelerator=ACCELERATOR_CHUNK)
+        return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
 
+    traced = platform_of(arguments) is None
     if record is True:
         record = recorded_rounds(None if traced else run(arguments, 0))
-    schedule = run(arguments, int(record))
-    result: Schedule = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), schedule)
-    return result
+    return run(arguments, int(record))
 
 
-def _key_data(keys: jax.Array, size: int) -> Array:
-    """[size, words] one key an instance, as plain integers."""
-    keys = keys.reshape(size) if keys.ndim else jax.random.split(keys, size)
-    data: Array = jax.random.key_data(keys)
-    return data
+def _key_data(keys: jax.Array, shape: tuple[int, ...]) -> Array:
+    """[*shape, words] one key an instance, as plain integers."""
+    data: Array = jax.random.key_data(keys if keys.ndim else jax.random.split(keys, shape))
+    return jnp.broadcast_to(data, (*shape, data.shape[-1]))
 
 
 @jax.jit(static_argnames=("policy", "slots", "record", "implementation"))
@@ -125,4 +122,6 @@ def _many(
             record=record,
         )
 
-    return jax.vmap(one)(requests, capacity, key_data, batch_time, max_rounds)
+    many = over_lanes(one, len(requests.batch_shape))
+    schedule: Schedule = many(requests, capacity, key_data, batch_time, max_rounds)
+    return schedule

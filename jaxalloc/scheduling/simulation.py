@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from jaxalloc.backend.dispatch import dispatch, with_kernel
+from jaxalloc.backend.dispatch import dispatch, mesh_of, with_kernel
 from jaxalloc.scheduling import gpu_kernel, rounds, state
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.instance import prepare
@@ -59,9 +59,10 @@ def simulate(
     """
     limits = (_within_int32(capacity), _within_int32(max_rounds))
     arguments = (requests, limits[0], as_key(key), batch_time, limits[1])
-    if record is True:
-        record = recorded_rounds(_simulate(*arguments, policy=policy, slots=slots, record=0))
-    schedule: Schedule = _simulate(*arguments, policy=policy, slots=slots, record=int(record))
+    with mesh_of(requests):
+        if record is True:
+            record = recorded_rounds(_simulate(*arguments, policy=policy, slots=slots, record=0))
+        schedule: Schedule = _simulate(*arguments, policy=policy, slots=slots, record=int(record))
     return schedule
 
 
