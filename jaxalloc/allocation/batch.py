@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -98,7 +99,9 @@ def _optima(workloads: Workload, start: Any, solver: Solver) -> Allocation:
     lanes = workloads, start
     if platform_of(lanes) is None:
         return work(lanes)
-    return in_chunks(work, lanes, cpu=_CPU_LANES, accelerator=_ACCELERATOR_LANES)
+    nothing = jax.tree.map(lambda _: 0.0, lanes)
+    idle = dataclasses.replace(nothing[0], decay=1.0, time_per_token=1.0), nothing[1]
+    return in_chunks(work, lanes, cpu=_CPU_LANES, accelerator=_ACCELERATOR_LANES, idle=idle)
 
 
 @_optima.defjvp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable
@@ -15,6 +16,8 @@ import numpy as np
 Inputs = TypeVar("Inputs")
 Outputs = TypeVar("Outputs")
 
+_SIZES_AN_OCTAVE = 4  # of chunks
+
 
 def platform_of(inputs: Any) -> str | None:
     """Where concrete arrays are, or would be put; None under tracing."""
@@ -24,7 +27,16 @@ def platform_of(inputs: Any) -> str | None:
     for leaf in leaves:
         if isinstance(leaf, jax.Array):
             return next(iter(leaf.devices())).platform
-    return jax.default_backend()
+    return _default_platform()
+
+
+def _default_platform() -> str:
+    """Where arrays are made that are not told where."""
+    device = jax.config.values["jax_default_device"]
+    if device is None:
+        return jax.default_backend()
+    platform: str = getattr(device, "platform", device)
+    return platform
 
 
 def num_cores() -> int:
@@ -35,44 +47,72 @@ def num_cores() -> int:
 
 
 def in_chunks(
-    work: Callable[[Inputs], Outputs], inputs: Inputs, *, cpu: int, accelerator: int
+    work: Callable[[Inputs], Outputs],
+    inputs: Inputs,
+    *,
+    cpu: int,
+    accelerator: int,
+    idle: Any = None,
 ) -> Outputs:
     """`work(inputs)` over one leading axis, in chunks of one shape, all cores of a CPU at work.
 
+    The chunks are of few sizes, so that batches of many sizes compile few programs, and as many as
+    the cores can share evenly. What is missing to whole chunks is filled up.
+
     Args:
       work: a function of arrays with a leading axis, compiled once for all chunks.
-      inputs: concrete arrays; the last chunk is filled up with copies of their last row.
+      inputs: concrete arrays. If they are spread over several devices, these work on them as one
+        chunk; else the answer is on the device that they are committed to, if they are.
       cpu: the most rows of a chunk on a CPU.
       accelerator: the same elsewhere.
+      idle: numbers, in the structure of `inputs`, to fill rows with that cost little; None: copies
+        of the last row.
     """
-    size = jax.tree.leaves(inputs)[0].shape[0]
+    leaves = jax.tree.leaves(inputs)
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+    if any(len(leaf.devices()) > 1 for leaf in arrays):
+        return work(inputs)
+    size = leaves[0].shape[0]
+    device = next((next(iter(leaf.devices())) for leaf in arrays if leaf.committed), None)
     on_cpu = platform_of(inputs) == "cpu"
     workers = num_cores() if on_cpu else 1
-    rows = max(1, min(-(-size // workers), cpu if on_cpu else accelerator))
-    if size <= rows:
+    rows = _rows(size, workers, cpu if on_cpu else accelerator)
+    if size == rows:
         return work(inputs)
     xp: Any = np if on_cpu else jnp
-    host = jax.tree.map(xp.asarray, inputs)
+    host = jax.device_get(inputs) if on_cpu else inputs
 
     def one(first: int) -> Outputs:  # cut when its turn comes, so that few pieces are there at once
-        return work(_cut(host, first, rows, xp))
+        return work(jax.device_put(_cut(host, first, rows, xp, idle), device))
 
     # The first call compiles, once for all threads, and returns while its rows are being worked on.
     parts = [one(0), *_on_threads(one, range(rows, size, rows), workers)]
+    parts = jax.device_get(parts) if on_cpu else parts
     whole = jax.tree.map(lambda *xs: xp.concatenate(xs)[:size], *parts)
-    outputs: Outputs = jax.device_put(whole)
+    outputs: Outputs = jax.device_put(whole, device)
     return outputs
 
 
-def _cut(inputs: Inputs, first: int, rows: int, xp: Any) -> Inputs:
-    """`rows` rows from `first` on; past the end the last row repeats."""
+def _rows(size: int, workers: int, most: int) -> int:
+    """The rows of a chunk: an even share of the cores, rounded up to a size with few others."""
+    chunks = -(-max(size, 1) // most)
+    share = -(-max(size, 1) // (-(-chunks // workers) * workers))
+    step = max(1, (1 << (share - 1).bit_length()) // (2 * _SIZES_AN_OCTAVE))
+    return min(-(-share // step) * step, most)
 
-    def cut(leaf: Any) -> Any:
+
+def _cut(inputs: Inputs, first: int, rows: int, xp: Any, idle: Any) -> Inputs:
+    """`rows` rows from `first` on, filled up past the end."""
+
+    def cut(leaf: Any, number: Any = None) -> Any:
         part = leaf[first : first + rows]
         short = rows - part.shape[0]
-        return xp.concatenate([part, xp.repeat(part[-1:], short, axis=0)]) if short else part
+        if not short:
+            return part
+        last = part[-1:] if number is None else xp.full_like(part[-1:], number)
+        return xp.concatenate([part, xp.repeat(last, short, axis=0)])
 
-    return jax.tree.map(cut, inputs)
+    return jax.tree.map(cut, inputs) if idle is None else jax.tree.map(cut, inputs, idle)
 
 
 def _on_threads(
@@ -81,13 +121,25 @@ def _on_threads(
     """`[work(start) for start in starts]`, on threads where there is more than one core."""
     if workers == 1:
         return [work(start) for start in starts]
-    float64 = jax.config.values["jax_enable_x64"]
+    settings = {name: jax.config.values[name] for name in _scopes()}
 
     def waited(start: int) -> Outputs:
-        with jax.enable_x64(float64):  # a thread does not inherit its caller's scope
+        with contextlib.ExitStack() as scope:  # a thread does not inherit its caller's scopes
+            for name, value in settings.items():
+                if jax.config.values[name] != value:
+                    scope.enter_context(_scopes()[name](value))
             return jax.block_until_ready(work(start))
 
     return list(_threads(workers).map(waited, starts))
+
+
+@functools.cache
+def _scopes() -> dict[str, Callable[[Any], contextlib.AbstractContextManager[Any]]]:
+    """JAX's settings that can be set in a scope, as `jax.enable_x64` can, by name."""
+    public = vars(jax)
+    names = {name: public.get(name.removeprefix("jax_")) for name in jax.config.values}
+    names.pop("jax_thread_guard", None)  # which is about the threads themselves
+    return {name: scope for name, scope in names.items() if callable(scope)}
 
 
 @functools.cache

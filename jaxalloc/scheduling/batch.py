@@ -71,7 +71,8 @@ def simulate_batch(
         if traced or 0 in shape:
             return work(arguments)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), arguments)
-        found = in_chunks(work, flat, cpu=CPU_CHUNK, accelerator=ACCELERATOR_CHUNK)
+        idle = jax.tree.map(lambda _: 0, flat)  # no requests
+        found = in_chunks(work, flat, cpu=CPU_CHUNK, accelerator=ACCELERATOR_CHUNK, idle=idle)
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
 
     traced = platform_of(arguments) is None
