@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -14,7 +15,7 @@ from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.optimum import Allocation, Status, allocation_tangent, as_tangent, solve
 from jaxalloc.allocation.solver import Solver
 from jaxalloc.allocation.workload import PER_SERVER, PerServer, PerType, Workload
-from jaxalloc.backend.chunks import in_chunks, platform_of
+from jaxalloc.backend.chunks import in_chunks, placement_of, platform_of
 from jaxalloc.backend.dispatch import over_lanes
 
 Lanes = tuple[Workload, Any]  # workloads, and tokens to start from or None
@@ -51,15 +52,19 @@ def solve_batch(
         for name, leaf in vars(workloads).items()
     )
     shape = jnp.broadcast_shapes(*shapes)
-    platform = platform_of((workloads, initial))
-    if platform is None:
-        return _optima(*_broadcast(workloads, initial, shape, jnp), solver)
-    lanes = _broadcast(workloads, initial, shape, np if platform == "cpu" else jnp)
-    if len(shape) == 1:
+    platform, device, spread = placement_of((workloads, initial))
+    on_host = platform == "cpu" and not spread
+    lanes = _broadcast(workloads, initial, shape, np if on_host else jnp)
+    if platform is None or spread:
         return _optima(*lanes, solver)
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(shape):]), lanes)
-    answer = _optima(*flat, solver)
-    return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), answer)
+    flat = lanes
+    if len(shape) != 1:
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(shape) :]), lanes)
+    with jax.default_device(device) if device else contextlib.nullcontext():
+        answer = _optima(*flat, solver)
+    if len(shape) != 1:
+        answer = jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), answer)
+    return jax.device_put(answer, device) if device else answer
 
 
 def status_fractions(allocation: Allocation) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +19,37 @@ Outputs = TypeVar("Outputs")
 _SIZES_AN_OCTAVE = 4  # of chunks
 
 
-def platform_of(inputs: Any) -> str | None:
-    """Where concrete arrays are, or would be put; None under tracing."""
+class Placement(NamedTuple):
+    """Where arrays are.
+
+    Attributes:
+      platform: of their devices, or of the default one; None under tracing.
+      device: the one that they are committed to, if they are.
+      spread: whether some are on several devices.
+    """
+
+    platform: str | None
+    device: Any
+    spread: bool
+
+
+def placement_of(inputs: Any) -> Placement:
+    """Where some arrays are, or would be put."""
     leaves = jax.tree.leaves(inputs)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return None
-    for leaf in leaves:
-        if isinstance(leaf, jax.Array):
-            return next(iter(leaf.devices())).platform
-    return _default_platform()
+        return Placement(None, None, False)
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+    first = next((next(iter(leaf.devices())) for leaf in arrays), None)
+    return Placement(
+        _default_platform() if first is None else first.platform,
+        next((next(iter(leaf.devices())) for leaf in arrays if leaf.committed), None),
+        any(len(leaf.devices()) > 1 for leaf in arrays),
+    )
+
+
+def platform_of(inputs: Any) -> str | None:
+    """Where concrete arrays are, or would be put; None under tracing."""
+    return placement_of(inputs).platform
 
 
 def _default_platform() -> str:
@@ -68,13 +90,11 @@ def in_chunks(
       idle: numbers, in the structure of `inputs`, to fill rows with that cost little; None: copies
         of the last row.
     """
-    leaves = jax.tree.leaves(inputs)
-    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
-    if any(len(leaf.devices()) > 1 for leaf in arrays):
+    platform, device, spread = placement_of(inputs)
+    if spread:
         return work(inputs)
-    size = leaves[0].shape[0]
-    device = next((next(iter(leaf.devices())) for leaf in arrays if leaf.committed), None)
-    on_cpu = platform_of(inputs) == "cpu"
+    size = jax.tree.leaves(inputs)[0].shape[0]
+    on_cpu = platform == "cpu"
     workers = num_cores() if on_cpu else 1
     rows = _rows(size, workers, cpu if on_cpu else accelerator)
     if size == rows:

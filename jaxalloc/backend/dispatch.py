@@ -313,15 +313,15 @@ def _form(*, traced: Any, axes: int, kernel: Any, platform: str | None) -> Run |
     """What one device runs, if it is not the lanes side by side."""
     if kernel is not None:
         wanted = platform == "cuda" or kernel_form() == "interpret"
-        return _over_one_axis(kernel, traced, axes) if wanted else None
+        return _over_one_axis(kernel, axes) if wanted else None
     if platform != "cpu":
         return None
     run = jaxpr_as_fun(traced)
-    if not native.may_stand_inside(traced):
-        return _over_one_axis(lambda *x: lax.map(lambda lane: run(*lane), x), traced, axes)
-    if axes == 0:
-        return native.as_one_function(run)
-    return _over_one_axis(native.in_turn(run), traced, axes)
+    if native.may_stand_inside(traced):
+        many = native.as_one_function(run) if axes == 0 else native.in_turn(run)
+    else:
+        many = run if axes == 0 else lambda *x: lax.map(lambda lane: run(*lane), x)
+    return _over_one_axis(many, axes) if axes else many
 
 
 def _side_by_side(traced: Any, axes: int) -> Run:
@@ -332,7 +332,7 @@ def _side_by_side(traced: Any, axes: int) -> Run:
     return run
 
 
-def _over_one_axis(many: Run, traced: Any, axes: int) -> Run:
+def _over_one_axis(many: Run, axes: int) -> Run:
     """A function of arrays with one axis of lanes, for arrays with any number of them."""
 
     def call(*inputs: Any) -> Arrays:

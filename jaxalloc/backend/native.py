@@ -22,18 +22,19 @@ move less bytes than they compute, 11 · arithmetic + 2 · transcendental is mor
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import operator
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.interpreters import mlir
 
 Arrays = Sequence[Any]
 Run = Callable[..., Arrays]  # of the flat arrays of a lane
@@ -77,7 +78,8 @@ _INLINED = {
 
 def may_stand_inside(traced: Any) -> bool:
     """Whether a traced function of one lane is to be one native function."""
-    return os.environ.get("JAXALLOC_CPU_KERNELS", "1") != "0" and obstacle(traced) is None
+    wanted = os.environ.get("JAXALLOC_CPU_KERNELS", "1") != "0" and not is_inside()
+    return wanted and obstacle(traced) is None
 
 
 def obstacle(traced: Any) -> str | None:
@@ -227,27 +229,44 @@ def in_turn(run: Run) -> Run:
 def as_one_function(run: Callable[..., Arrays]) -> Callable[..., Arrays]:
     """`run`, compiled as one native function on a CPU."""
 
-    @jax.jit
-    def body(*inputs: Any) -> tuple[Arrays, Any]:
-        with _marked(None, None):
-            # XLA aborts on an argument that the function does not read: read a bit of each.
-            read = [x.reshape(-1)[:1].astype(jnp.float32) for x in jax.tree.leaves(inputs)]
-            return run(*inputs), jnp.stack([jnp.sum(x) for x in read])
+    def body(inputs: Any) -> tuple[Arrays, Any]:
+        # XLA aborts on an argument that the function does not read: read a bit of each.
+        read = [x.reshape(-1)[:1].astype(jnp.float32) for x in jax.tree.leaves(inputs)]
+        return run(*inputs), jnp.stack([jnp.sum(x) for x in read])
 
     def call(*inputs: Any) -> Arrays:
         # A large constant among the operands makes XLA's emitter abort: the barrier hides it.
         inputs = lax.optimization_barrier(inputs)
-        with _marked("true", "false"):
-            return body(*inputs)[0]
+        traced, shapes = jax.make_jaxpr(body, return_shape=True)(inputs)
+        found = native_p.bind(*jax.tree.leaves(inputs), traced=traced)
+        answers: Arrays = jax.tree.unflatten(jax.tree.structure(shapes), found)[0]
+        return answers
 
     return call
 
 
-_metadata: Callable[..., contextlib.AbstractContextManager[None]] = set_xla_metadata
+native_p = Primitive("jaxalloc_native")
+native_p.multiple_results = True
+native_p.def_abstract_eval(lambda *_, traced: traced.out_avals)
+_MARKS = {"xla_cpu_small_call": "true", "inlineable": "false"}
+_scope = threading.local()
 
 
-@contextlib.contextmanager
-def _marked(small_call: str | None, inlineable: str | None) -> Iterator[None]:
-    """Mark the calls made here for XLA's CPU compiler, or unmark what is traced here."""
-    with _metadata(xla_cpu_small_call=small_call, inlineable=inlineable):
-        yield
+def is_inside() -> bool:
+    """Whether what is lowered now is part of a native function already."""
+    return getattr(_scope, "inside", False)
+
+
+def _lower(context: Any, *inputs: Any, traced: Any) -> Any:
+    """A call, marked for XLA's CPU compiler."""
+    _scope.inside = True
+    try:
+        found = mlir.lower_fun(jax.jit(jaxpr_as_fun(traced)))(context, *inputs)
+    finally:
+        _scope.inside = False
+    marks = {name: mlir.ir.StringAttr.get(value) for name, value in _MARKS.items()}
+    found[0].owner.attributes["mhlo.frontend_attributes"] = mlir.ir.DictAttr.get(marks)
+    return found
+
+
+mlir.register_lowering(native_p, _lower, platform="cpu")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxalloc.backend.chunks import in_chunks, platform_of
+from jaxalloc.backend.chunks import in_chunks, placement_of
 from jaxalloc.backend.dispatch import over_lanes
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.policies import Policy
@@ -47,16 +47,17 @@ def simulate_batch(
     ([[2, 6, 7], [2, 4, -1]], [15.0, 6.0])
     """
     shape = requests.batch_shape
-    keys = as_key(key)
-    implementation = str(jax.random.key_impl(keys))
+    keys = as_key(key) if policy.draws else None
+    implementation = "" if keys is None else str(jax.random.key_impl(keys))
 
     def wide(leaf: Any) -> Array:
-        return jnp.broadcast_to(jnp.asarray(leaf), shape)
+        traced = isinstance(leaf, jax.core.Tracer)
+        return jnp.broadcast_to(leaf if traced else jax.device_put(leaf), shape)
 
     arguments: Arguments = (
         requests,
         wide(capacity),
-        _key_data(keys, shape) if policy.draws else None,
+        None if keys is None else _key_data(keys, shape),
         jax.tree.map(wide, batch_time),
         None if max_rounds is None else wide(max_rounds),
     )
@@ -68,14 +69,15 @@ def simulate_batch(
             )
             return schedule
 
-        if traced or 0 in shape:
+        if traced or spread or 0 in shape:
             return work(arguments)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), arguments)
         idle = jax.tree.map(lambda _: 0, flat)  # no requests
         found = in_chunks(work, flat, cpu=CPU_CHUNK, accelerator=ACCELERATOR_CHUNK, idle=idle)
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
 
-    traced = platform_of(arguments) is None
+    platform, _, spread = placement_of(arguments)
+    traced = platform is None
     if record is True:
         record = recorded_rounds(None if traced else run(arguments, 0))
     return run(arguments, int(record))
