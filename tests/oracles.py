@@ -31,14 +31,57 @@ def queue(fields: Fields, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
     return time, first, second, 1 - fields["arrival_rate"] * first
 
 
+def idle_fraction(fields: Fields, tokens: np.ndarray, dtype: Any = EXTENDED) -> np.ndarray:
+    """d = 1 - λ Σ π (t0 + c l) to nearly twice the digits of `dtype`, [N] (Dekker, 1971)."""
+    f, tokens = cast(fields, dtype), np.asarray(tokens, dtype=dtype)
+    product, low = _two_product(f["time_per_token"], tokens)
+    time, error = _two_sum(product, f["base_time"])
+    share, rest = _two_product(time, f["mix"])
+    rest = rest + (low + error) * f["mix"]
+    load, lost = share[:, 0], rest[:, 0]
+    for k in range(1, share.shape[1]):
+        load, error = _two_sum(load, share[:, k])
+        lost = lost + (error + rest[:, k])
+    load, error = _two_product(load, f["arrival_rate"])
+    lost = error + lost * f["arrival_rate"]
+    whole, error = _two_sum(np.ones_like(load), -load)
+    return whole + (error - lost)
+
+
+def _two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def _two_product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    product = a * b
+    factor = a.dtype.type(2) ** ((np.finfo(a.dtype).nmant + 2) // 2) + 1
+    (a1, a2), (b1, b2) = ((x * factor - (x * factor - x), x) for x in (a, b))
+    a2, b2 = a2 - a1, b2 - b1
+    return product, ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+def mean_wait(fields: Fields, tokens: np.ndarray, dtype: Any = EXTENDED) -> np.ndarray:
+    """λ V / (2 d), [N]; inf where d <= 0."""
+    fields, tokens = cast(fields, dtype), np.asarray(tokens, dtype=dtype)
+    second, idle = queue(fields, tokens)[2], idle_fraction(fields, tokens, dtype)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(idle > 0, fields["arrival_rate"] * second / (2 * idle), np.inf)
+
+
+def mean_accuracy(fields: Fields, tokens: np.ndarray, dtype: Any = EXTENDED) -> np.ndarray:
+    """Σ π p, [N]."""
+    fields, tokens = cast(fields, dtype), np.asarray(tokens, dtype=dtype)
+    accuracy = fields["floor"] - fields["gain"] * np.expm1(-fields["decay"] * tokens)
+    return np.sum(fields["mix"] * accuracy, axis=1)
+
+
 def objective(fields: Fields, tokens: np.ndarray, dtype: Any = EXTENDED) -> np.ndarray:
     """J = α Σ π p - m1 - λ V / (2 d), [N]; -inf where d <= 0."""
+    wait, accuracy = (f(fields, tokens, dtype) for f in (mean_wait, mean_accuracy))
     fields, tokens = cast(fields, dtype), np.asarray(tokens, dtype=dtype)
-    _, first, second, idle = queue(fields, tokens)
-    accuracy = fields["floor"] - fields["gain"] * np.expm1(-fields["decay"] * tokens)
-    value = fields["accuracy_weight"] * np.sum(fields["mix"] * accuracy, axis=1) - first
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(idle > 0, value - fields["arrival_rate"] * second / (2 * idle), -np.inf)
+    return fields["accuracy_weight"] * accuracy - queue(fields, tokens)[1] - wait
 
 
 def balance(
@@ -46,8 +89,8 @@ def balance(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What a token of each type brings, α A b e^{-bl}, and what it costs, c m; both [N, K]."""
     fields, tokens = cast(fields, dtype), np.asarray(tokens, dtype=dtype)
-    time, _, second, idle = queue(fields, tokens)
-    rate = (fields["arrival_rate"] / idle)[:, None]
+    time, _, second, _ = queue(fields, tokens)
+    rate = (fields["arrival_rate"] / idle_fraction(fields, tokens, dtype))[:, None]
     up = fields["accuracy_weight"][:, None] * fields["gain"] * fields["decay"]
     up = up * np.exp(-fields["decay"] * tokens)
     price = 1 + rate**2 * second[:, None] / 2 + rate * (1 + fields["service_cv"] ** 2) * time
@@ -75,7 +118,7 @@ def residual(fields: Fields, tokens: np.ndarray, dtype: Any = EXTENDED) -> np.nd
         slope = np.where(tokens <= low, np.maximum(slope, 0), slope)
         slope = np.where(tokens >= high, np.minimum(slope, 0), slope)
         slope = np.where(low == high, 0, slope)
-        idle = queue(cast(fields, dtype), np.asarray(tokens, dtype=dtype))[3]
+        idle = idle_fraction(fields, tokens, dtype)
     worst = np.max(np.abs(slope), axis=1)
     return np.where(inside & (idle > 0) & ~np.isnan(worst), worst, np.inf)
 

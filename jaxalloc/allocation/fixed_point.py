@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jaxalloc.allocation.mg1 import service_moments, service_time, variability
+from jaxalloc.allocation.mg1 import queue, service_time, variability
 from jaxalloc.allocation.objective import Point, distance, evaluate, own_imbalance
 from jaxalloc.allocation.solver import check, move
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload, token_price
@@ -72,7 +72,8 @@ class FixedPoint:
         target = jnp.clip(target, workload.min_tokens, workload.max_tokens)
         if self.damping < 1:
             target = point.tokens + self.damping * (target - point.tokens)
-        end = evaluate(workload, move(workload, point, target, kept_idle=_KEPT_IDLE))
+        target = move(workload, point, target, kept_idle=_KEPT_IDLE)
+        end = evaluate(workload, target, point.most_idle)
         stalled = jnp.all(end.tokens == point.tokens)
         return FixedPointState(end, distance(workload, end), stalled)
 
@@ -118,7 +119,7 @@ def contraction_bound(workload: Workload) -> Scalar:
     """
     time = service_time(workload, workload.max_tokens)
     kappa = variability(workload)
-    idle = 1 - workload.arrival_rate * service_moments(workload, workload.max_tokens)[0]
+    idle = queue(workload, workload.max_tokens).idle
     g = workload.arrival_rate / idle
     seconds = workload.mix * workload.time_per_token
     shared = 2 * g * jnp.sum(seconds) + jnp.square(g) * jnp.sum(seconds * kappa * time)

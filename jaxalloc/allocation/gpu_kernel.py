@@ -17,13 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxalloc.allocation.lanes import side_by_side
 from jaxalloc.allocation.workload import Workload
 
-# Many lanes: [N, K] and [N] fields, tokens to start from or None, and which lanes to solve.
-Lanes = tuple[Workload, Float[Array, "N K"] | None, Bool[Array, " N"]]
+# Many lanes: [N, K] and [N] fields, tokens to start from or None, and what is idle at min_tokens,
+# which is 0 where there is nothing to solve.
+Lanes = tuple[Workload, Float[Array, "N K"] | None, Float[Array, " N"]]
 Answers = tuple[Float[Array, "N K"], Int[Array, " N"]]  # tokens and steps
 
 MOST_TYPES = 256  # with more, one lane no longer fits into the registers of a warp
@@ -50,7 +51,7 @@ def takes(workload: Workload) -> bool:
 def in_blocks(
     run: Callable[..., tuple[Array, Array]], lanes: Lanes, *, interpret: bool = False
 ) -> Answers:
-    """Tokens and steps of many lanes, as `run(workload, initial, solvable)` has them for one.
+    """Tokens and steps of many lanes, as `run(workload, initial, most_idle)` has them for one.
 
     Args:
       run: start and loop, for one lane.
@@ -60,13 +61,13 @@ def in_blocks(
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton as gpu
 
-    workload, initial, solvable = lanes
+    workload, initial, most_idle = lanes
     size, num_types = workload.mix.shape
     if size == 0:
         return workload.mix, jnp.zeros(0, jnp.int32)
     types, block = padded_types(num_types), lanes_a_program(num_types)
-    names = [*vars(workload), *([] if initial is None else ["initial"]), "solvable"]
-    given = [*vars(workload).values(), *([] if initial is None else [initial]), solvable]
+    names = [*vars(workload), *([] if initial is None else ["initial"]), "most_idle"]
+    given = [*vars(workload).values(), *([] if initial is None else [initial]), most_idle]
 
     def program(*refs: Any) -> None:
         columns, *inputs, tokens, steps = refs
@@ -86,8 +87,8 @@ def in_blocks(
             return gpu.load(ref.at[row, column], mask=real, other=padding)
 
         fields = {name: read(name, ref) for name, ref in zip(names, inputs, strict=True)}
-        wanted, first = fields.pop("solvable"), fields.pop("initial", None)
-        found = side_by_side(run, type(workload)(**fields), first, wanted)
+        idle, first = fields.pop("most_idle"), fields.pop("initial", None)
+        found = side_by_side(run, type(workload)(**fields), first, idle)
         gpu.store(tokens.at[row, column], found[0], mask=real)
         gpu.store(steps.at[lane], found[1], mask=inside)
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalloc.allocation.elementary import sums
-from jaxalloc.allocation.mg1 import service_moments, service_time, variability
+from jaxalloc.allocation.mg1 import queue, service_time, variability
 from jaxalloc.allocation.workload import (
     Flag,
     Mask,
@@ -83,8 +83,7 @@ class _Terms(NamedTuple):
 
 def _terms(workload: Workload, tokens: Tokens) -> _Terms:
     time, kappa = service_time(workload, tokens), variability(workload)
-    first, second = service_moments(workload, tokens)
-    idle = 1 - workload.arrival_rate * first
+    first, second, _, idle = queue(workload, tokens)
     g = workload.arrival_rate / idle
     left = jnp.exp(-workload.decay * tokens)
     steepest = workload.accuracy_weight * workload.gain * workload.decay

@@ -100,7 +100,7 @@ class Newton:
         start = state.point
         model = build_model(workload, start, state.damping)
         target = solve_model(workload, start, model)
-        end = evaluate(workload, move(workload, start, target))
+        end = evaluate(workload, move(workload, start, target), start.most_idle)
         away = distance(workload, end)
         enough = jax.lax.cond(
             away <= state.least / 2,

@@ -17,15 +17,13 @@ Hessian takes O(K).
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from jaxalloc.allocation.elementary import log, sums
-from jaxalloc.allocation.mg1 import service_time, utilization, variability, wait_of
+from jaxalloc.allocation.mg1 import queue, service_time, variability, wait_of
 from jaxalloc.allocation.workload import (
-    Flag,
     Mask,
     PricedWorkload,
     Scalar,
@@ -36,7 +34,7 @@ from jaxalloc.allocation.workload import (
 
 # ln(up/down) is kept finite: no step needs to know more of a type this far out of balance.
 _LARGEST_IMBALANCE = 80.0  # e^80 is still a float32
-_SMALLEST_IMBALANCE = -1e9
+SMALLEST_IMBALANCE = -1e9
 
 
 class Point(NamedTuple):
@@ -45,6 +43,7 @@ class Point(NamedTuple):
     tokens: Tokens
     second_moment: Scalar  # V, s²
     idle: Scalar  # d = 1 - ρ; the point is stable iff it is positive
+    most_idle: Scalar  # d at min_tokens
     load_price: Scalar  # g = λ/d, 1 / s
     base_price: Scalar  # G = 1 + g² V / 2
     price: Tokens  # m = G + g κ t
@@ -74,31 +73,28 @@ def mean_accuracy(workload: Workload, tokens: Tokens) -> Scalar:
 
 def objective(workload: Workload, tokens: Tokens) -> Scalar:
     """J(l) = α Σ π_k p_k(l_k) - E[T](l), in s; -inf where the queue is unstable."""
-    time = service_time(workload, tokens)
-    correct, first, second = sums(  # in one pass
-        workload.mix * accuracy(workload, tokens),
-        workload.mix * time,
-        workload.mix * variability(workload) * jnp.square(time),
-    )
-    value = workload.accuracy_weight * correct - (first + wait_of(workload, first, second))
+    at, correct = queue(workload, tokens), mean_accuracy(workload, tokens)
+    value = workload.accuracy_weight * correct - (at.first + wait_of(workload, at))
     if isinstance(workload, PricedWorkload):
         value -= workload.price_per_token * jnp.sum(workload.mix * tokens)
     return value
 
 
-def evaluate(workload: Workload, tokens: Tokens) -> Point:
-    """The `Point` at `tokens`. Where the queue is unstable its prices mean nothing."""
-    # The load is counted from min_tokens: near saturation that keeps the digits of d = 1 - ρ.
-    at_min = service_time(workload, workload.min_tokens)
+def evaluate(workload: Workload, tokens: Tokens, most_idle: Scalar | None = None) -> Point:
+    """The `Point` at `tokens`. Where the queue is unstable its prices mean nothing.
+
+    The load is counted from min_tokens, where d is `most_idle`: that keeps the digits of d at the
+    cost of working precision, which is why loops hand it on.
+    """
+    if most_idle is None:
+        most_idle = queue(workload, workload.min_tokens).idle
     more = workload.time_per_token * (tokens - workload.min_tokens)
     time = service_time(workload, tokens)
     kappa = variability(workload)
-    least, extra, second_moment = sums(
-        workload.mix * at_min, workload.mix * more, workload.mix * kappa * jnp.square(time)
-    )
-    idle = (1 - workload.arrival_rate * least) - workload.arrival_rate * extra
+    extra, second_moment = sums(workload.mix * more, workload.mix * kappa * jnp.square(time))
+    idle = most_idle - workload.arrival_rate * extra
     load_price = workload.arrival_rate / idle
-    base_price = 1 + jnp.square(load_price) * second_moment / 2
+    base_price = 1 + load_price * (load_price * second_moment) / 2
     price = base_price + load_price * kappa * time
     if isinstance(workload, PricedWorkload):  # known when tracing: no cost to the others
         price += token_price(workload)
@@ -107,6 +103,7 @@ def evaluate(workload: Workload, tokens: Tokens) -> Point:
         tokens=tokens,
         second_moment=second_moment,
         idle=idle,
+        most_idle=most_idle,
         load_price=load_price,
         base_price=base_price,
         price=price,
@@ -117,9 +114,9 @@ def evaluate(workload: Workload, tokens: Tokens) -> Point:
 
 def own_imbalance(workload: Workload, tokens: Tokens, price: Tokens) -> Tokens:
     """ln(up / down) of every type at given prices, ln(α A b / (c m)) - b l."""
-    steepest = workload.accuracy_weight * workload.gain * workload.decay
+    steepest = workload.accuracy_weight * workload.decay * workload.gain
     ratio = log(steepest / (workload.time_per_token * price)) - workload.decay * tokens
-    ratio = jnp.where(ratio < _SMALLEST_IMBALANCE, _SMALLEST_IMBALANCE, ratio)
+    ratio = jnp.where(ratio < SMALLEST_IMBALANCE, SMALLEST_IMBALANCE, ratio)
     return jnp.where(ratio > _LARGEST_IMBALANCE, _LARGEST_IMBALANCE, ratio)
 
 
@@ -204,10 +201,3 @@ def total_increase(workload: Workload, start: Point, tokens: Tokens) -> Scalar:
     """J(tokens) - J(start), all types changing together."""
     parts = difference(workload, start, tokens)
     return increase(workload, start, Difference(*sums(*parts)))
-
-
-def is_feasible(workload: Workload) -> Flag:
-    """Whether the queue is stable at min_tokens, by more than the rounding of its utilization."""
-    num_types = workload.num_types
-    margin = (8 + 4 * math.log2(num_types)) * jnp.finfo(workload.dtype).eps
-    return utilization(workload, workload.min_tokens) < 1 - margin

@@ -13,10 +13,11 @@ from jaxtyping import Array, Int
 
 from jaxalloc.allocation import gpu_kernel
 from jaxalloc.allocation.certificate import certified_residual
+from jaxalloc.allocation.domain import in_range
 from jaxalloc.allocation.implicit import tangents
-from jaxalloc.allocation.mg1 import variability
+from jaxalloc.allocation.mg1 import queue, variability
 from jaxalloc.allocation.newton import Newton
-from jaxalloc.allocation.objective import Point, evaluate, is_feasible, objective
+from jaxalloc.allocation.objective import SMALLEST_IMBALANCE, Point, evaluate, objective
 from jaxalloc.allocation.solver import Solver, move
 from jaxalloc.allocation.workload import (
     Flag,
@@ -51,7 +52,7 @@ class Status(enum.IntEnum):
     MAX_STEPS = 1  # it is not: the cap on steps was reached, or rounding left no step to take
     INFEASIBLE = 2  # the queue is unstable even at min_tokens
     NON_FINITE = 3  # a field is NaN or inf
-    INVALID = 4  # a field is outside its domain, or min_tokens > max_tokens
+    INVALID = 4  # a field is outside its domain or the dtype's, or min_tokens > max_tokens
 
 
 class Allocation(NamedTuple):
@@ -92,19 +93,25 @@ def classify(workload: Workload) -> Int[Array, ""]:
         valid &= getattr(workload, name) >= 0
     if isinstance(workload, PricedWorkload):
         valid &= workload.price_per_token >= 0
-    valid &= (workload.decay > 0) & (workload.time_per_token > 0)
-    feasible = jnp.where(is_feasible(workload), Status.CONVERGED, Status.INFEASIBLE)
+    valid &= (workload.decay > 0) & (workload.time_per_token > 0) & in_range(workload)
+    feasible = jnp.where(_most_idle(workload) > 0, Status.CONVERGED, Status.INFEASIBLE)
     invalid = jnp.where(jnp.all(valid), feasible, Status.INVALID)
     return jnp.where(jnp.all(finite), invalid, Status.NON_FINITE).astype(jnp.int32)
 
 
-def first_point(workload: Workload, initial: Tokens | None) -> Point:
-    """Where to start: `initial` if it is stable, else every type's own optimum at the least prices.
+def _most_idle(workload: Workload) -> Scalar:
+    """d at min_tokens."""
+    return queue(workload, workload.min_tokens).idle
+
+
+def first_point(workload: Workload, initial: Tokens | None, most_idle: Scalar) -> Point:
+    """Where to start: `initial` if it is of use, else every type's own optimum at the least prices.
 
     That guess overestimates, since prices rise with the load; it is shortened to keep the queue
-    stable.
+    stable. `initial` is of use where it leaves some of d, `most_idle` at min_tokens, and for each
+    type where its thinking is worth something.
     """
-    lowest = evaluate(workload, workload.min_tokens)
+    lowest = evaluate(workload, workload.min_tokens, most_idle)
     own = lowest.load_price * variability(workload) * workload.time_per_token / lowest.price
     rise = jnp.maximum(lowest.imbalance, 0) / (workload.decay + own)
     target = jnp.minimum(workload.min_tokens + rise, workload.max_tokens)
@@ -113,17 +120,20 @@ def first_point(workload: Workload, initial: Tokens | None) -> Point:
         initial = jnp.asarray(initial, workload.dtype)
         wanted = jnp.where(jnp.isfinite(initial), initial, workload.min_tokens)
         wanted = jnp.clip(wanted, workload.min_tokens, workload.max_tokens)
-        stable = evaluate(workload, wanted).idle > _LEAST_IDLE_TO_START * lowest.idle
+        there = evaluate(workload, wanted, most_idle)
+        stable = there.idle > _LEAST_IDLE_TO_START * most_idle
+        # So far beyond its optimum that the imbalance is cut off, a type finds its way back slowly.
+        lost = there.imbalance <= SMALLEST_IMBALANCE
+        wanted = jnp.where(lost, jnp.minimum(wanted, guess), wanted)
         guess = jnp.where(stable, wanted, guess)
-    return evaluate(workload, guess)
+    return evaluate(workload, guess, most_idle)
 
 
-def run(
-    workload: Workload, start: Point, solvable: Flag, solver: Solver
-) -> tuple[Tokens, Int[Array, ""]]:
+def run(workload: Workload, start: Point, solver: Solver) -> tuple[Tokens, Int[Array, ""]]:
     """Step until the residual is within tolerance and no longer halves, or the solver must stop.
 
-    What is watched is the distance, of which the residual is tanh(distance / 2).
+    What is watched is the distance, of which the residual is tanh(distance / 2). No step is taken
+    where nothing is idle at min_tokens.
 
     Returns:
       The tokens of least residual, and the number of steps.
@@ -131,6 +141,7 @@ def run(
     tolerance = tolerance_of(solver, workload)
     enough = 2 * math.atanh(tolerance) if tolerance < 1 else math.inf
     floor = 2 * _ROUNDING_FLOOR * jnp.finfo(workload.dtype).eps
+    solvable = start.most_idle > 0
 
     def unfinished(progress: Progress) -> Flag:
         wanting = (progress.distance > enough) | progress.halved
@@ -213,7 +224,8 @@ def _optimum(workload: Workload, initial: Tokens | None, solver: Solver) -> Allo
     """Classify, start, iterate, certify."""
     status = classify(workload)
     solvable = status == Status.CONVERGED
-    tokens, steps = _iterate(workload, initial, solvable, solver)
+    most_idle = jnp.where(solvable, _most_idle(workload), 0)
+    tokens, steps = _iterate(workload, initial, most_idle, solver)
     reached = certified_residual(workload, tokens)
     within = reached <= tolerance_of(solver, workload)
     ended = jnp.where(within, Status.CONVERGED, Status.MAX_STEPS).astype(jnp.int32)
@@ -233,16 +245,15 @@ def _optimum(workload: Workload, initial: Tokens | None, solver: Solver) -> Allo
 
 
 def _iterate(
-    workload: Workload, initial: Tokens | None, solvable: Flag, solver: Solver
+    workload: Workload, initial: Tokens | None, most_idle: Scalar, solver: Solver
 ) -> tuple[Tokens, Int[Array, ""]]:
-    """Start and loop, in the form that suits the platform."""
+    """Start and loop, in the form that suits the platform; not at all where `most_idle` is 0."""
 
-    def plain(lane: tuple[Workload, Any, Flag]) -> tuple[Tokens, Int[Array, ""]]:
-        workload, initial, solvable = lane
-        started = workload, first_point(workload, initial), solvable
+    def plain(lane: tuple[Workload, Any, Scalar]) -> tuple[Tokens, Int[Array, ""]]:
+        started = lane[0], first_point(*lane)
         return dispatch(lambda started: run(*started, solver), started)
 
-    lane = workload, initial, solvable
+    lane = workload, initial, most_idle
     if not gpu_kernel.takes(workload):
         return plain(lane)
     from_start = functools.partial(_run_from_start, solver=solver)
@@ -250,9 +261,9 @@ def _iterate(
 
 
 def _run_from_start(
-    workload: Workload, initial: Tokens | None, solvable: Flag, solver: Solver
+    workload: Workload, initial: Tokens | None, most_idle: Scalar, solver: Solver
 ) -> tuple[Tokens, Int[Array, ""]]:
-    return run(workload, first_point(workload, initial), solvable, solver)
+    return run(workload, first_point(workload, initial, most_idle), solver)
 
 
 @_optimum.defjvp

@@ -68,7 +68,8 @@ class ProjectedGradient:
         least_idle = stable_margin(workload)
         if self.certified:
             step = 1 / lipschitz_bound(workload)
-            start = evaluate(workload, project(workload, start.tokens, least_idle))
+            tokens = project(workload, start.tokens, start.most_idle, least_idle)
+            start = evaluate(workload, tokens, start.most_idle)
         else:
             step = jnp.ones_like(start.idle)
         away = distance(workload, start)
@@ -83,8 +84,9 @@ class ProjectedGradient:
     ) -> ProjectedGradientState:
         point = state.point
         slope = workload.mix * workload.time_per_token * point.price * point.excess
-        target = project(workload, point.tokens + state.step * slope, state.least_idle)
-        end = evaluate(workload, target)
+        target = point.tokens + state.step * slope
+        target = project(workload, target, point.most_idle, state.least_idle)
+        end = evaluate(workload, target, point.most_idle)
         stalled = jnp.all(target == point.tokens)
         return state._replace(point=end, distance=distance(workload, end), stalled=stalled)
 
@@ -96,7 +98,7 @@ def _try(workload: Workload, state: ProjectedGradientState) -> ProjectedGradient
     own = own + start.load_price * variability(workload) * workload.time_per_token
     target = start.tokens + state.step * start.price * start.excess / own
     target = optax.projections.projection_box(target, workload.min_tokens, workload.max_tokens)
-    end = evaluate(workload, target)
+    end = evaluate(workload, target, start.most_idle)
     reach = workload.mix * workload.time_per_token * (target - start.tokens)
     slope = jnp.sum(reach * start.price * start.excess)
     gained = total_increase(workload, start, target)
@@ -149,16 +151,14 @@ def lipschitz_bound(workload: Workload) -> Scalar:
     return jnp.max(steepest * jnp.square(workload.decay)) + system_time
 
 
-def project(workload: Workload, tokens: Tokens, least_idle: Scalar) -> Tokens:
+def project(workload: Workload, tokens: Tokens, most_idle: Scalar, least_idle: Scalar) -> Tokens:
     """argmin ½ |x - tokens|² over the token box with 1 - ρ(x) >= least_idle.
 
     The solution is the box projection of `tokens - ν u`, u = π c, with the least ν >= 0 that meets
-    the load; the load falls in ν, so ν is found by bisection, to the last bit on its safe side.
+    the load; the load falls in ν, so ν is found by bisection, to the last bit on its safe side. The
+    load is counted from min_tokens, where 1 - ρ is `most_idle`.
     """
     load = workload.mix * workload.time_per_token
-    start = 1 - workload.arrival_rate * jnp.sum(
-        workload.mix * service_time(workload, workload.min_tokens)
-    )
 
     def shifted(nu: Scalar) -> Tokens:
         return optax.projections.projection_box(
@@ -167,7 +167,7 @@ def project(workload: Workload, tokens: Tokens, least_idle: Scalar) -> Tokens:
 
     def is_light(nu: Scalar) -> Flag:
         extra = jnp.sum(load * (shifted(nu) - workload.min_tokens))
-        return start - workload.arrival_rate * extra >= least_idle
+        return most_idle - workload.arrival_rate * extra >= least_idle
 
     def halve(_: int, bracket: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
         heavy, light = bracket

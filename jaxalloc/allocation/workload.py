@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxalloc.allocation.domain import NORMAL, largest_rate
+
 # Axis letters, here and in every docstring: K task types, *B any leading batch axes.
 PerServer = Float[Array, "*B"]
 PerType = Float[Array, "*B K"]
@@ -229,6 +231,12 @@ def _check_values(arrays: dict[str, Any], num_types: int, allow_accuracy_above_o
             _require(value > 0, name, value, "must be greater than 0")
         else:
             _require(value >= 0, name, value, "must not be negative")
+        least = np.finfo(value.dtype).tiny
+        normal = (value == 0) | (value >= least) | (name not in NORMAL)
+        _require(normal, name, value, f"is below {least:.2g}, which counts as 0: give 0, or more")
+    rate = arrays["arrival_rate"]
+    most = largest_rate(rate.dtype)
+    _require(rate <= most, "arrival_rate", rate, f"must not exceed {most:.2g}: use a longer unit")
     low, high = np.broadcast_arrays(arrays["min_tokens"], arrays["max_tokens"])
     _require(low <= high, "min_tokens", low, "must not exceed max_tokens")
     mix = np.atleast_1d(np.asarray(arrays["mix"], dtype=np.float64))

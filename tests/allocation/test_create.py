@@ -143,6 +143,9 @@ REJECTED = [
         "leading axes do not broadcast: arrival_rate (3,)",
     ),
     ({"max_tokens": 1e300, "gain": np.float32(0.5)}, "max_tokens = inf must be finite"),
+    ({"decay": 1e-310}, "decay = 1e-310 is below 2.2e-308, which counts as 0: give 0, or more"),
+    ({"gain": np.float32(1e-40)}, "gain = 9.99995e-41 is below 1.2e-38, which counts as 0"),
+    ({"arrival_rate": 1e153}, "arrival_rate = 1e+153 must not exceed 1.5e+138: use a longer unit"),
 ]
 
 

@@ -1,5 +1,7 @@
 """The queue: textbook closed forms, and what is said where it is not stable."""
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +79,23 @@ def test_random_workloads_against_plain_numpy(dtype):
         got = jax.vmap(function)(workloads, jnp.asarray(tokens))
         assert got.dtype == dtype
         np.testing.assert_allclose(got, expected.astype(dtype), rtol=rtol)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_near_saturation_every_answer_has_its_digits(dtype):
+    """M/M/1 with ρ up to the last number below 1: E[T] = t / d, of either sign of J."""
+    eps = float(np.finfo(dtype).eps)
+    for away in (eps / 2, eps, 3 * eps, 1e3 * eps, 1e6 * eps):
+        workload = as_workload(vars(single(1 - away, 0.75, 1.0)), dtype)
+        tokens = jnp.array([250.0], dtype)
+        # ρ as the dtype stores it: c = 1e-3 is not a dyadic number.
+        slope, rate = float(workload.time_per_token[0]), float(workload.arrival_rate)
+        exact = 1 - Fraction(rate) * (Fraction(3, 4) + Fraction(slope) * 250)
+        assert (utilization(workload, tokens) < 1) == (exact > 0)
+        wait = mean_wait(workload, tokens)
+        expected = float(Fraction(rate) / exact) if exact > 0 else np.inf
+        np.testing.assert_allclose(wait, expected, rtol=8 * eps + 40 * eps**2 / float(abs(exact)))
+        np.testing.assert_allclose(objective(workload, tokens), -wait, rtol=3 * float(exact) + eps)
 
 
 @pytest.mark.parametrize("rate", [2.0, 2.5, 1e6])  # ρ = 1 exactly, above, far above

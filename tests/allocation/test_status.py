@@ -7,7 +7,18 @@ import pytest
 from convert import as_workload, lane, stack
 from problems import qwen3_8b, random_workloads
 
-from jaxalloc import FixedPoint, Newton, ProjectedGradient, Status, solve, solve_batch
+from jaxalloc import (
+    FixedPoint,
+    Newton,
+    ProjectedGradient,
+    Status,
+    mean_system_time,
+    solve,
+    solve_batch,
+    utilization,
+)
+from jaxalloc.allocation import domain
+from jaxalloc.allocation.mg1 import queue
 from jaxalloc.allocation.optimum import classify, first_point, run
 
 SOLVERS = [Newton(), FixedPoint(), ProjectedGradient(), ProjectedGradient(certified=True)]
@@ -94,24 +105,48 @@ def test_without_accuracy_above_one_being_an_error():
 @pytest.mark.parametrize("num_types", [1, 2, 8, 64])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_threshold_of_infeasibility(num_types, dtype):
-    """Utilization at min_tokens of 1 - (8 + 4 log2 K) eps or more counts as infeasible."""
+    """A queue is feasible iff any idle time is left, be it one last bit of the arrival rate."""
     fields = lane(random_workloads(41, 1, num_types), 0)
     fields["base_time"] = np.full(num_types, 1.0)
     fields["min_tokens"] = np.zeros(num_types)
     fields["mix"] = np.full(num_types, 1 / num_types)
     eps = np.finfo(dtype).eps
-    threshold = (8 + 4 * np.log2(num_types)) * eps
-    rates = [1.5, 1.0, 1 - 0.9 * threshold, 1 - 1.1 * threshold, 1 - 2 * threshold, 1 - 1e-5]
+    rates = [1.5, 1 + eps, 1.0, 1 - eps / 2, 1 - eps, 1 - 8 * eps, 1 - 1e-5]
     workloads = stack([as_workload({**fields, "arrival_rate": rate}, dtype) for rate in rates])
     answers = solve_batch(workloads)
     infeasible = np.asarray(answers.status) == Status.INFEASIBLE
-    rates = np.asarray(workloads.arrival_rate, np.float64)
-    np.testing.assert_array_equal(infeasible, rates >= 1 - threshold)
+    np.testing.assert_array_equal(infeasible, np.asarray(workloads.arrival_rate) >= 1)
+    np.testing.assert_array_equal(infeasible, np.isneginf(answers.objective))
+    for function, stable in ((mean_system_time, np.isfinite), (utilization, lambda x: x < 1)):
+        said = stable(np.asarray(jax.vmap(function)(workloads, workloads.min_tokens)))
+        np.testing.assert_array_equal(infeasible, ~said)
     # Just feasible lanes get an honest answer, whatever it is.
     said = np.asarray(answers.status) == Status.CONVERGED
     assert np.all(np.isfinite(np.asarray(answers.tokens)[~infeasible]))
     tolerance = 1e-5 if dtype == np.float32 else 1e-8
     assert np.all(np.asarray(answers.residual)[said] <= tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_the_dtype_cannot_hold_is_invalid(dtype):
+    tiny, huge = (float(x) for x in (np.finfo(dtype).tiny, np.finfo(dtype).max))
+    rate = domain.largest_rate(dtype)
+    invalid = [changed(**{name: tiny / 4}) for name in domain.NORMAL]
+    invalid += [
+        changed(arrival_rate=2 * rate, base_time=0.0),
+        changed(accuracy_weight=4 * tiny),  # α b
+        changed(base_time=2 * huge**0.5),  # its square
+        changed(service_cv=2 * huge**0.5),
+    ]
+    answers = solve_batch(stack([as_workload(fields, dtype) for fields in invalid]))
+    for index, fields in enumerate(invalid):
+        check_failed(lane(answers, index), Status.INVALID, fields)
+    # In the other fields a subnormal weighs nothing, and the smallest normal number is one.
+    valid = [changed(**{n: tiny / 4}) for n in ("mix", "floor", "base_time", "service_cv")]
+    valid += [changed(**{n: tiny}) for n in ("arrival_rate", "gain", "min_tokens", "max_tokens")]
+    fields = {name: np.stack([one[name] for one in valid]) for name in NAMES}
+    answers = solve_batch(as_workload(fields, dtype))
+    np.testing.assert_array_equal(answers.status, Status.CONVERGED)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -142,7 +177,8 @@ def test_a_failed_lane_takes_no_steps_in_a_vmapped_loop():
     @jax.vmap
     def steps(workload):
         solvable = classify(workload) == Status.CONVERGED
-        return run(workload, first_point(workload, None), solvable, Counting())[1]
+        most_idle = jnp.where(solvable, queue(workload, workload.min_tokens).idle, 0)
+        return run(workload, first_point(workload, None, most_idle), Counting())[1]
 
     for sound, called in [(changed(), True), (changed(gain=np.nan), False)]:
         taken = steps(stack([as_workload(fields) for fields in (INFEASIBLE, sound)]))
