@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxalloc.allocation.elementary import largest
 from jaxalloc.allocation.mg1 import variability
-from jaxalloc.allocation.workload import Scalar, Tokens, Workload, token_price
+from jaxalloc.allocation.workload import Scalar, Tokens, Workload, token_cost
 
 Words = tuple[Float[Array, "..."], Float[Array, "..."]]  # a value as the sum of two floats
 
@@ -96,7 +96,7 @@ def certified_residual(workload: Workload, tokens: Tokens) -> Scalar:
     time = workload.base_time + workload.time_per_token * tokens
     kappa = variability(workload)
     g = workload.arrival_rate / idle
-    price = 1 + jnp.square(g) * second_moment / 2 + g * kappa * time + token_price(workload)
+    price = 1 + jnp.square(g) * second_moment / 2 + g * kappa * time + token_cost(workload)
     exponent, error = exact_product(workload.decay, tokens)
     root = jnp.exp(-exponent / 2)  # in two halves, so that it underflows later
     up = workload.accuracy_weight * workload.gain * workload.decay * root * root * (1 - error)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from jaxalloc.allocation.checks import workload_and_tokens
 from jaxalloc.allocation.elementary import sums
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
 
@@ -41,6 +42,7 @@ def utilization(workload: Workload, tokens: Tokens) -> Scalar:
 
     Above 1 it is the offered load, not a share.
     """
+    workload, tokens = workload_and_tokens(workload, tokens)
     return workload.arrival_rate * service_moments(workload, tokens)[0]
 
 
@@ -49,6 +51,7 @@ def mean_wait(workload: Workload, tokens: Tokens) -> Scalar:
 
     Where ρ >= 1 the wait is inf and so is its slope: never a misleading derivative of 0.
     """
+    workload, tokens = workload_and_tokens(workload, tokens)
     return wait_of(workload, *service_moments(workload, tokens))
 
 
@@ -60,5 +63,6 @@ def wait_of(workload: Workload, first: Scalar, second: Scalar) -> Scalar:
 
 def mean_system_time(workload: Workload, tokens: Tokens) -> Scalar:
     """Mean time from arrival to answer, E[T] = m1 + E[W], in s; inf if ρ >= 1."""
+    workload, tokens = workload_and_tokens(workload, tokens)
     first, second = service_moments(workload, tokens)
     return first + wait_of(workload, first, second)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from jaxalloc.allocation.checks import one_workload
 from jaxalloc.allocation.estimates import paired_difference
 from jaxalloc.allocation.fifo import simulate_fifo
 from jaxalloc.allocation.objective import accuracy, evaluate, total_increase
@@ -84,6 +85,7 @@ def rounding_loss(
     >>> bool(0 <= lost.best.loss <= lost.nearest.loss <= lost.nearest.bound < 1e-4)
     True
     """
+    workload = one_workload(workload)
     tokens, value, losses, status = _analyze(workload)
     if key is None:
         return RoundingLoss(tokens, value, losses[0], losses[1], losses[2], status)
@@ -107,7 +109,6 @@ def rounding_loss(
 def _analyze(workload: Workload) -> tuple[Tokens, Scalar, list[Loss], Array]:
     """Everything but the sample paths."""
     dtype = workload.dtype
-    workload = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
     optimum = solve(workload)
     rounding = round_tokens(workload, optimum)
     boxed = integer_box(workload)

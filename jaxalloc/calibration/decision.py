@@ -249,6 +249,7 @@ def draw(key: Any, workload: Workload, covariances: Covariances, samples: int) -
         max_tokens=many(workload.max_tokens),
         accuracy_weight=many(workload.accuracy_weight),
         service_cv=jnp.maximum(cv, 0),
+        token_price=many(workload.token_price),
     )
 
 
