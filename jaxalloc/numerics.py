@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+Inputs = TypeVar("Inputs")
+Outputs = TypeVar("Outputs")
 
 
 def floating_dtype(*values: Any) -> np.dtype[Any]:
@@ -56,31 +60,45 @@ def as_key(key: Any) -> jax.Array:
     return jax.random.wrap_key_data(key)
 
 
-def without_derivative(inputs: Any, sentence: str) -> Any:
-    """The same inputs; whoever asks for a derivative by way of them gets a TypeError that says so.
+def without_derivative(
+    function: Callable[[Inputs], Outputs], inputs: Inputs, sentence: str
+) -> Outputs:
+    """`function(inputs)`; whoever asks for its derivative gets a TypeError with that sentence.
 
-    Only who asks: beside a gradient, as auxiliary output or under `stop_gradient`, they are fine.
+    Only who asks: beside a gradient, as auxiliary output or under `stop_gradient`, it is fine.
 
     Args:
-      inputs: a pytree of arrays.
+      function: of one pytree of arrays.
+      inputs: the pytree.
       sentence: what has no derivative, and what to do.
     """
 
-    def guard(leaf: Any) -> Any:
-        floating = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
-        return _same(leaf, sentence) if floating else leaf
+    def is_floating(leaf: Any) -> bool:
+        return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
-    return jax.tree.map(guard, inputs)
+    def stopped(leaf: Any) -> Any:
+        return jax.lax.stop_gradient(leaf) if is_floating(leaf) else leaf
+
+    outputs = function(jax.tree.map(stopped, inputs))
+    sources = [leaf for leaf in jax.tree.leaves(inputs) if is_floating(leaf)]
+    linked: Outputs = jax.tree.map(
+        lambda leaf: _linked(leaf, sources, sentence) if is_floating(leaf) else leaf, outputs
+    )
+    return linked
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _same(leaf: jax.Array, sentence: str) -> jax.Array:
-    return leaf
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _linked(output: jax.Array, sources: list[jax.Array], sentence: str) -> jax.Array:
+    """`output`, which depends on the sources in a way that has no derivative."""
+    return output
 
 
-@_same.defjvp
-def _same_jvp(sentence: str, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
-    return primals[0], _unknown_p.bind(*tangents, sentence=sentence)
+@_linked.defjvp
+def _linked_jvp(sentence: str, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
+    output = primals[0]
+    moved = sum(jnp.sum(source).astype(output.dtype) for source in tangents[1])
+    unknown = _unknown_p.bind(moved, sentence=sentence)
+    return output, jnp.broadcast_to(unknown, output.shape)
 
 
 def _refuse(*_: Any, sentence: str, **__: Any) -> Any:

@@ -38,7 +38,7 @@ from jaxalloc.allocation.objective import accuracy
 from jaxalloc.allocation.paths import CHUNK, Scenario, Shape, Totals, run_blocks
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
 from jaxalloc.backend import in_chunks, platform_of
-from jaxalloc.numerics import as_key, without_derivative
+from jaxalloc.numerics import as_key, cast, without_derivative
 
 _MOST_LANES, _MOST_LANES_OF_A_BLOCK = 8192, 256
 _FEWEST_QUERIES_OF_A_LANE = 1 << 14  # where num_queries allows more than one lane a group
@@ -134,17 +134,31 @@ def simulate_fifo(
     True
     """
     workload, tokens = workload_and_tokens(workload, tokens)
-    key, dtype = as_key(key), workload.dtype
+    key = as_key(key)
     _check(num_queries, percentiles, confidence)
     check_arrivals(arrivals)
-    given = workload, tokens, arrivals
-    workload, tokens, arrivals = without_derivative(given, _NO_DERIVATIVE)
-    num_queries = int(num_queries)
+
+    def simulated(given: tuple[Workload, Tokens, Arrivals]) -> FifoResult:
+        return _simulate(key, *given, int(num_queries), levels, confidence)
+
+    levels = cast(list(percentiles), workload.dtype)
+    return without_derivative(simulated, (workload, tokens, arrivals), _NO_DERIVATIVE)
+
+
+def _simulate(
+    key: Array,
+    workload: Workload,
+    tokens: Tokens,
+    arrivals: Arrivals,
+    num_queries: int,
+    levels: PerLevel,
+    confidence: float,
+) -> FifoResult:
+    """`simulate_fifo` of what was checked."""
     shape, blocks = _layout(workload, num_queries, arrivals)
     scenario, relaxation = _scenario(workload, tokens, arrivals)
     totals = _run(key, scenario, shape, blocks)
     stable = (utilization(workload, tokens) < 1) | isinstance(arrivals, Replay)
-    levels = jnp.asarray(percentiles, dtype)
     estimate, low, high = _measure(totals, levels, scenario.scale, stable, confidence, shape.bits)
     return FifoResult(
         estimate=estimate,
@@ -152,7 +166,7 @@ def simulate_fifo(
         high=high,
         levels=levels,
         warm_up=scenario.warm_up,
-        relaxations=(scenario.warm_up + shape.queries) / relaxation,
+        relaxations=(scenario.warm_up + shape.queries).astype(workload.dtype) / relaxation,
         edges=upper_edges(scenario.scale, shape.bits),
         **_tables(totals),
     )

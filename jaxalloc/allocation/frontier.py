@@ -49,8 +49,8 @@ class Frontier(NamedTuple):
 def frontier(workload: Workload, weights: Any, solver: Solver = Newton()) -> Frontier:
     """The optima of one workload at the given accuracy weights.
 
-    No other budgets are both quicker and more accurate. Where tokens have a price μ, that is said of
-    E[T] + μ Σ π_k l_k in place of E[T], and α is the slope of that. Works under `jax.jit`,
+    No other budgets are both quicker and more accurate. Where tokens have a price μ, that is said
+    of E[T] + μ Σ π_k l_k in place of E[T], and α is the slope of that. Works under `jax.jit`,
     `jax.vmap` and differentiation.
 
     Args:

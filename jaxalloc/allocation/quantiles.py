@@ -98,7 +98,7 @@ def _quantile(rate: Scalar, services: Services, own: Services, q: Scalar) -> Sca
     rate = jnp.where(stable, rate, 0)
     sits, low, high = jax.lax.stop_gradient(_bracket(rate, services, own, q))
     at_jump = jnp.any(sits)
-    place = jnp.sum(jnp.where(sits, own.time, 0)) / jnp.maximum(jnp.sum(sits), 1)
+    place = jnp.sum(jnp.where(sits, own.time, 0)) / jnp.maximum(jnp.sum(sits.astype(q.dtype)), 1)
     # Looked for in units of the mean system time; q of all take at most 1 / (1 - q) of it (Markov).
     spread = 0 if services.variability is None else services.variability
     second = jnp.sum(services.mix * (1 + spread) * jnp.square(services.time))

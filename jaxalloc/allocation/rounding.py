@@ -19,8 +19,13 @@ from jaxalloc.allocation.objective import Point, difference, evaluate, increase,
 from jaxalloc.allocation.optimum import Allocation, Status, solve
 from jaxalloc.allocation.solver import Solver
 from jaxalloc.allocation.workload import Flag, Mask, Scalar, Tokens, Workload
+from jaxalloc.numerics import without_derivative
 
 _MOST_TYPES_ENUMERATED = 12  # 2^12 neighbours
+_NO_DERIVATIVE = (
+    "round_tokens has no derivative, since it rounds: differentiate what `solve` returns, or put "
+    "the call under jax.lax.stop_gradient"
+)
 
 
 class Rounding(NamedTuple):
@@ -68,7 +73,10 @@ def round_tokens(workload: Workload, allocation: Allocation, solver: Solver = Ne
         raise TypeError(
             f"allocation is of type {type(allocation).__name__}: give what solve(workload) returns"
         )
-    return _round(workload, vector("allocation.tokens", allocation.tokens, workload), solver)
+    initial = vector("allocation.tokens", allocation.tokens, workload)
+    return without_derivative(
+        lambda given: _round(*given, solver), (workload, initial), _NO_DERIVATIVE
+    )
 
 
 @functools.partial(jax.jit, static_argnames="solver")
