@@ -13,10 +13,11 @@ PACKAGE = Path(jaxalloc.__file__).parent
 CORE = {"jax", "numpy", "optax", "chex", "jaxtyping"}
 # Each room and the rooms it may use; "" is the map, `jaxalloc/__init__.py`.
 ROOMS = {
+    "numerics": set(),
     "backend": set(),
-    "allocation": {"backend"},
-    "scheduling": {"backend"},
-    "calibration": {"backend", "allocation"},
+    "allocation": {"numerics", "backend"},
+    "scheduling": {"numerics", "backend"},
+    "calibration": {"numerics", "backend", "allocation"},
     "workloads": {"allocation", "calibration"},
     "measurements": {"calibration"},
     "traces": {"scheduling"},
@@ -34,6 +35,7 @@ ROOMS = {
     },
 }
 LIBRARIES = {
+    "numerics": CORE,
     "backend": CORE,
     "allocation": CORE,
     "scheduling": CORE,

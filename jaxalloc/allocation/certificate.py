@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxalloc.allocation.elementary import largest
 from jaxalloc.allocation.exact import exact_product
 from jaxalloc.allocation.mg1 import idle_error, queue, variability
-from jaxalloc.allocation.workload import Scalar, Tokens, Workload, token_price
+from jaxalloc.allocation.workload import Scalar, Tokens, Workload, token_cost
 
 _ROUNDINGS = 8.0  # in units of eps: what the remaining operations may add to a residual
 
@@ -30,7 +30,7 @@ def certified_residual(workload: Workload, tokens: Tokens) -> Scalar:
     time = workload.base_time + workload.time_per_token * tokens
     kappa = variability(workload)
     g = workload.arrival_rate / idle
-    price = 1 + g * (g * second_moment) / 2 + g * kappa * time + token_price(workload)
+    price = 1 + g * (g * second_moment) / 2 + g * kappa * time + token_cost(workload)
     exponent, error = exact_product(workload.decay, tokens)
     root = jnp.exp(-exponent / 2)  # in two halves, so that it underflows later
     up = workload.accuracy_weight * workload.decay * workload.gain * root * root * (1 - error)

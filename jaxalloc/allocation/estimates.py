@@ -153,9 +153,9 @@ def _percentiles(histogram: Array, levels: PerLevel, edges: Array, t: float) -> 
     shares = levels / 100
     here = jnp.searchsorted(below, shares * total)  # the bin in which the level is passed
     # Group by group: how many are below the lower and below the upper edge of that bin.
-    number = jnp.arange(len(edges))[None, :]
+    number = jnp.arange(len(edges), dtype=here.dtype)[None, :]
     ends = (here[:, None] > number, here[:, None] >= number)
-    counts = [jnp.einsum("gb,pb->pg", histogram, mask.astype(jnp.int32)) for mask in ends]
+    counts = [jnp.einsum("gb,pb->pg", histogram, mask.astype(histogram.dtype)) for mask in ends]
     spread = [_spread(count.astype(dtype), size) for count in counts]
     independent = jnp.sqrt(shares * (1 - shares) / total)
     half = t * jnp.maximum(jnp.maximum(*spread), independent)

@@ -30,6 +30,7 @@ from jaxalloc.allocation.arrivals import (
     gap_variability,
 )
 from jaxalloc.allocation.bins import Edges, resolution_bits, upper_edges
+from jaxalloc.allocation.checks import workload_and_tokens
 from jaxalloc.allocation.draws import make_cells
 from jaxalloc.allocation.estimates import GROUPS, Measures, PerLevel, measure
 from jaxalloc.allocation.mg1 import service_moments, service_time, utilization
@@ -37,12 +38,17 @@ from jaxalloc.allocation.objective import accuracy
 from jaxalloc.allocation.paths import CHUNK, Scenario, Shape, Totals, run_blocks
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
 from jaxalloc.backend.chunks import in_chunks, platform_of
+from jaxalloc.numerics import as_key, cast, without_derivative
 
 _MOST_LANES, _MOST_LANES_OF_A_BLOCK = 8192, 256
 _FEWEST_QUERIES_OF_A_LANE = 1 << 14  # where num_queries allows more than one lane a group
 _RELAXATIONS, _ODONI_ROTH = 12.0, 2.8
 _MOST_WARM_UP = 1 << 22
 _LEAST_RATE = 1e-30  # queries / s; a rate of 0 has gaps of 1e30 s
+_NO_DERIVATIVE = (
+    "simulate_fifo has no derivative, since it counts: differentiate mean_system_time or "
+    "mean_accuracy, or put the call under jax.lax.stop_gradient"
+)
 _MOST_QUERIES = 1 << 35  # the counts of a group stay below 2^31
 
 
@@ -127,17 +133,32 @@ def simulate_fifo(
     >>> bool(path.low.mean_system_time < mean < path.high.mean_system_time)
     True
     """
-    dtype = workload.dtype
-    workload = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
-    tokens = jnp.asarray(tokens, dtype)
-    _check(workload, tokens, num_queries, percentiles, confidence)
+    workload, tokens = workload_and_tokens(workload, tokens)
+    key = as_key(key)
+    _check(num_queries, percentiles, confidence)
     check_arrivals(arrivals)
-    num_queries = int(num_queries)
+
+    def simulated(given: tuple[Workload, Tokens, Arrivals]) -> FifoResult:
+        return _simulate(key, *given, int(num_queries), levels, confidence)
+
+    levels = cast(list(percentiles), workload.dtype)
+    return without_derivative(simulated, (workload, tokens, arrivals), _NO_DERIVATIVE)
+
+
+def _simulate(
+    key: Array,
+    workload: Workload,
+    tokens: Tokens,
+    arrivals: Arrivals,
+    num_queries: int,
+    levels: PerLevel,
+    confidence: float,
+) -> FifoResult:
+    """`simulate_fifo` of what was checked."""
     shape, blocks = _layout(workload, num_queries, arrivals)
     scenario, relaxation = _scenario(workload, tokens, arrivals)
     totals = _run(key, scenario, shape, blocks)
     stable = (utilization(workload, tokens) < 1) | isinstance(arrivals, Replay)
-    levels = jnp.asarray(percentiles, dtype)
     estimate, low, high = _measure(totals, levels, scenario.scale, stable, confidence, shape.bits)
     return FifoResult(
         estimate=estimate,
@@ -145,7 +166,7 @@ def simulate_fifo(
         high=high,
         levels=levels,
         warm_up=scenario.warm_up,
-        relaxations=(scenario.warm_up + shape.queries) / relaxation,
+        relaxations=(scenario.warm_up + shape.queries).astype(workload.dtype) / relaxation,
         edges=upper_edges(scenario.scale, shape.bits),
         **_tables(totals),
     )
@@ -173,8 +194,6 @@ _measure = jax.jit(measure, static_argnames=("confidence", "bits"))
 
 def _run(key: Array, scenario: Scenario, shape: Shape, blocks: int) -> Totals:
     """Totals of all groups, the blocks dealt to the cores where arrays are concrete."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
     run = functools.partial(
         run_blocks,
         scenario,
@@ -238,20 +257,8 @@ def _scenario(workload: Workload, tokens: Tokens, arrivals: Arrivals) -> tuple[S
     return scenario, relaxation
 
 
-def _check(
-    workload: Workload,
-    tokens: Tokens,
-    num_queries: int,
-    percentiles: tuple[float, ...],
-    confidence: float,
-) -> None:
+def _check(num_queries: int, percentiles: tuple[float, ...], confidence: float) -> None:
     """Raise ValueError for what no path can be drawn with."""
-    shape = (jnp.shape(workload.arrival_rate), jnp.shape(workload.mix), jnp.shape(tokens))
-    if shape != ((), (workload.num_types,), (workload.num_types,)):
-        raise ValueError(
-            f"arrival_rate, mix and tokens have shapes {shape}, but `simulate_fifo` takes one "
-            "workload, (), (K,) and (K,): use `jax.vmap`"
-        )
     if not 1 <= num_queries <= _MOST_QUERIES or num_queries != int(num_queries):
         raise ValueError(f"num_queries = {num_queries} must be from 1 to 2^35: give a whole number")
     for level in percentiles:

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from jaxalloc.allocation.checks import one_workload
 from jaxalloc.allocation.mg1 import queue, service_time, variability
 from jaxalloc.allocation.objective import Point, distance, evaluate, own_imbalance
 from jaxalloc.allocation.solver import check, move
-from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload, token_price
+from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload, token_cost
 
 _KEPT_IDLE = 1e-6  # of the idle fraction d: the map is left alone wherever it stays stable
 _MAX_OWN_STEPS = 60
@@ -94,7 +95,7 @@ def own_optimum(workload: Workload, load_price: Scalar, base_price: Scalar) -> T
     ) -> tuple[Tokens, Flag, Int[Array, ""]]:
         tokens, _, count = carry
         price = base_price + load_price * variability(workload) * service_time(workload, tokens)
-        price += token_price(workload)
+        price = price + token_cost(workload)
         step = own_imbalance(workload, tokens, price) / (workload.decay + push / price)
         risen = jnp.clip(tokens + jnp.maximum(step, 0), tokens, workload.max_tokens)
         return risen, jnp.any(risen > tokens), count + 1
@@ -117,6 +118,7 @@ def contraction_bound(workload: Workload) -> Scalar:
     >>> print(f"{jaxalloc.contraction_bound(workload):.4f}")
     0.0304
     """
+    workload = one_workload(workload)
     time = service_time(workload, workload.max_tokens)
     kappa = variability(workload)
     idle = queue(workload, workload.max_tokens).idle

@@ -6,16 +6,17 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxalloc.allocation.batch import solve_batch
+from jaxalloc.allocation.checks import one_workload
 from jaxalloc.allocation.mg1 import mean_system_time, utilization
 from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.objective import mean_accuracy
 from jaxalloc.allocation.optimum import Allocation
 from jaxalloc.allocation.solver import Solver
-from jaxalloc.allocation.workload import Workload
+from jaxalloc.allocation.workload import PerType, Scalar, Tokens, Workload, as_array
+from jaxalloc.numerics import cast
 
 PerWeight = Float[Array, "W"]
 
@@ -48,8 +49,9 @@ class Frontier(NamedTuple):
 def frontier(workload: Workload, weights: Any, solver: Solver = Newton()) -> Frontier:
     """The optima of one workload at the given accuracy weights.
 
-    No other budgets are both quicker and more accurate. Works under `jax.jit`, `jax.vmap` and
-    differentiation.
+    No other budgets are both quicker and more accurate. Where tokens have a price μ, that is said
+    of E[T] + μ Σ π_k l_k in place of E[T], and α is the slope of that. Works under `jax.jit`,
+    `jax.vmap` and differentiation.
 
     Args:
       workload: one workload; its own accuracy weight plays no part.
@@ -64,18 +66,22 @@ def frontier(workload: Workload, weights: Any, solver: Solver = Newton()) -> Fro
     >>> print([f"{accuracy:.2f}" for accuracy in curve.mean_accuracy])
     ['0.36', '0.46']
     """
-    weights = jnp.asarray(weights, workload.dtype)
-    many = dataclasses.replace(
-        jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, (*weights.shape, *jnp.shape(leaf))), workload
-        ),
-        accuracy_weight=weights,
-    )
-    best = solve_batch(many, solver)
-    return Frontier(
-        weight=weights,
-        mean_system_time=jax.vmap(mean_system_time)(many, best.tokens),
-        mean_accuracy=jax.vmap(mean_accuracy)(many, best.tokens),
-        utilization=jax.vmap(utilization)(many, best.tokens),
-        allocation=best,
-    )
+    workload = one_workload(workload)
+    weights = cast(as_array("weights", weights), workload.dtype)
+    if weights.ndim != 1:
+        raise ValueError(f"weights has shape {weights.shape}: give accuracy weights (W,)")
+    best = solve_batch(dataclasses.replace(workload, accuracy_weight=weights), solver)
+    time, correct, load = _measure(workload, best.tokens)
+    return Frontier(weights, time, correct, load, best)
+
+
+@jax.jit
+def _measure(workload: Workload, tokens: PerType) -> tuple[PerWeight, PerWeight, PerWeight]:
+    """Mean system time, mean accuracy and utilization at each of [W, K] tokens."""
+
+    def measures(tokens: Tokens) -> tuple[Scalar, Scalar, Scalar]:
+        functions = (mean_system_time, mean_accuracy, utilization)
+        time, correct, load = (function(workload, tokens) for function in functions)
+        return time, correct, load
+
+    return jax.vmap(measures)(tokens)

@@ -26,15 +26,7 @@ import jax.numpy as jnp
 
 from jaxalloc.allocation.elementary import sums
 from jaxalloc.allocation.mg1 import queue, service_time, variability
-from jaxalloc.allocation.workload import (
-    Flag,
-    Mask,
-    PricedWorkload,
-    Scalar,
-    Tokens,
-    Workload,
-    token_price,
-)
+from jaxalloc.allocation.workload import Flag, Mask, Scalar, Tokens, Workload, token_cost
 
 _SERIES_BELOW = 1e-2
 
@@ -74,7 +66,7 @@ class _Terms(NamedTuple):
     kappa: Tokens
     left: Tokens  # e^{-b l}
     up: Tokens  # α A b e^{-b l} / c
-    price: Tokens  # m, and μ / c where tokens have a price
+    price: Tokens  # m
     first: Scalar  # m1
     second: Scalar  # V
     idle: Scalar  # d
@@ -87,7 +79,7 @@ def _terms(workload: Workload, tokens: Tokens) -> _Terms:
     g = workload.arrival_rate / idle
     left = jnp.exp(-workload.decay * tokens)
     steepest = workload.accuracy_weight * workload.gain * workload.decay
-    price = 1 + jnp.square(g) * second / 2 + g * kappa * time + token_price(workload)
+    price = 1 + jnp.square(g) * second / 2 + g * kappa * time + token_cost(workload)
     up = steepest * left / workload.time_per_token
     return _Terms(time, kappa, left, up, price, first, second, idle, g)
 
@@ -122,11 +114,9 @@ def _explicit(
     gained = jnp.sum(moved.mix * accuracy + w.mix * better) * w.accuracy_weight
     gained = gained + moved.accuracy_weight * jnp.sum(w.mix * accuracy)
     value = gained - (1 + half) * first - at.g * second / 2 - at.second / 2 * rate
-    if isinstance(w, PricedWorkload) and isinstance(moved, PricedWorkload):
-        push -= moved.price_per_token / w.time_per_token - token_price(w) * relative
-        value -= moved.price_per_token * jnp.sum(w.mix * tokens)
-        value -= w.price_per_token * jnp.sum(moved.mix * tokens)
-    return push, value
+    push = push - moved.token_price / w.time_per_token + token_cost(w) * relative
+    value = value - moved.token_price * jnp.sum(w.mix * tokens)
+    return push, value - w.token_price * jnp.sum(moved.mix * tokens)
 
 
 def _reached(exponent: Tokens, left: Tokens) -> Tokens:

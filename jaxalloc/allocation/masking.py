@@ -7,12 +7,12 @@ differentiate through them: `jnp.where(solved, loss, 0)` still multiplies NaN by
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jaxalloc.allocation.optimum import Status
 from jaxalloc.allocation.workload import PER_SERVER, Workload
+from jaxalloc.numerics import cast
 
 
 def mask_failed(workloads: Workload, status: Int[Array, "*B"]) -> Workload:
@@ -42,16 +42,16 @@ def mask_failed(workloads: Workload, status: Int[Array, "*B"]) -> Workload:
     >>> bool(slope[0] < 0), float(slope[1])
     (True, 0.0)
     """
-    solved = status == Status.CONVERGED
-    nothing = dict.fromkeys(vars(workloads), 0.0)
+    solved = jnp.asarray(status) == Status.CONVERGED
+    nothing, dtype = dict.fromkeys(vars(workloads), 0.0), workloads.dtype
     stand_in = nothing | {"mix": 1 / workloads.num_types, "decay": 1.0, "time_per_token": 1.0}
     # Selected, not multiplied: 0 times what a failed lane may hold is NaN.
     return Workload(
         **{
             name: jnp.where(
                 solved if name in PER_SERVER else solved[..., None],
-                leaf,
-                jnp.asarray(stand_in[name], jax.dtypes.result_type(leaf)),
+                cast(leaf, dtype),
+                jnp.asarray(stand_in[name], dtype),
             )
             for name, leaf in vars(workloads).items()
         }

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxalloc.allocation.checks import workload_and_tokens
 from jaxalloc.allocation.elementary import sums
 from jaxalloc.allocation.exact import add, exact_product, exact_sum, scale, total
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
@@ -105,6 +106,7 @@ def utilization(workload: Workload, tokens: Tokens) -> Scalar:
 
     Above 1 it is the offered load, not a share.
     """
+    workload, tokens = workload_and_tokens(workload, tokens)
     return queue(workload, tokens).utilization
 
 
@@ -113,6 +115,7 @@ def mean_wait(workload: Workload, tokens: Tokens) -> Scalar:
 
     Where ρ >= 1 the wait is inf and so is its slope: never a misleading derivative of 0.
     """
+    workload, tokens = workload_and_tokens(workload, tokens)
     return wait_of(workload, queue(workload, tokens))
 
 
@@ -123,5 +126,6 @@ def wait_of(workload: Workload, at: Queue) -> Scalar:
 
 def mean_system_time(workload: Workload, tokens: Tokens) -> Scalar:
     """Mean time from arrival to answer, E[T] = m1 + E[W], in s; inf if ρ >= 1."""
+    workload, tokens = workload_and_tokens(workload, tokens)
     at = queue(workload, tokens)
     return at.first + wait_of(workload, at)

@@ -207,7 +207,7 @@ def respond(model: Model, side: Sides, end_price: Scalar) -> Response:
     determinant = a11 * a22 - a12 * a21
     x, y = (b1 * a22 - a12 * b2) / determinant, (a11 * b2 - a21 * b1) / determinant
     step = (model.slope - cross_x * x * load - cross_y * y) * gain
-    next_side = (step >= model.upper).astype(jnp.int32) - (step <= model.lower)
+    next_side = (step >= model.upper).astype(jnp.int32) - (step <= model.lower).astype(jnp.int32)
     kept = jnp.clip(1 - g * x, 1 / _MOST_PRICE_CHANGE, _MOST_PRICE_CHANGE)  # d′/d
     next_price = g / kept
     changed = jnp.any(next_side != side)

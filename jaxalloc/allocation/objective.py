@@ -2,14 +2,12 @@
 
 Written for one workload (`jax.vmap` for more): tokens are [K]. With g = λ/d, κ = 1 + cv² and the
 shadow price m_k of one second of type-k service (its own time, its part in the second moment of the
-service time, its part in the load),
+service time, its part in the load, the price of its tokens),
 
-    J(l) = α Σ π_k p_k(l_k) - E[T](l)             (Ozbas & Bastopcu, 2026, arXiv 2601.10274)
-    m_k = G + g κ_k t_k,  G = 1 + g² V / 2        (derived here, as is all that follows)
+    J(l) = α Σ π_k p_k(l_k) - E[T](l) - μ Σ π_k l_k       (with μ = 0: arXiv 2601.10274)
+    m_k = G + g κ_k t_k + μ / c_k,  G = 1 + g² V / 2      (derived here, as is all that follows)
     ∂J/∂l_k = π_k (up_k - down_k),  up_k = α A_k b_k e^{-b_k l_k},  down_k = c_k m_k
     -∇²J = diag(π α A b² e^{-b l} + g π κ c²) + g² (u vᵀ + v uᵀ) + g³ V u uᵀ,  u = π c,  v = π κ c t
-
-A `PricedWorkload` subtracts μ Σ π l: its price m_k has μ / c_k more, its Hessian is the same.
 
 So J is strictly concave wherever π > 0 and the queue is stable, and every linear solve with its
 Hessian takes O(K).
@@ -21,16 +19,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from jaxalloc.allocation.checks import workload_and_tokens
 from jaxalloc.allocation.elementary import log, sums
 from jaxalloc.allocation.mg1 import queue, service_time, variability, wait_of
-from jaxalloc.allocation.workload import (
-    Mask,
-    PricedWorkload,
-    Scalar,
-    Tokens,
-    Workload,
-    token_price,
-)
+from jaxalloc.allocation.workload import Mask, Scalar, Tokens, Workload, token_cost
 
 # ln(up/down) is kept finite: no step needs to know more of a type this far out of balance.
 _LARGEST_IMBALANCE = 80.0  # e^80 is still a float32
@@ -68,16 +60,17 @@ def accuracy(workload: Workload, tokens: Tokens) -> Tokens:
 
 def mean_accuracy(workload: Workload, tokens: Tokens) -> Scalar:
     """Probability that a query is answered correctly, Σ π_k p_k(l_k)."""
+    workload, tokens = workload_and_tokens(workload, tokens)
     return jnp.sum(workload.mix * accuracy(workload, tokens))
 
 
 def objective(workload: Workload, tokens: Tokens) -> Scalar:
-    """J(l) = α Σ π_k p_k(l_k) - E[T](l), in s; -inf where the queue is unstable."""
-    at, correct = queue(workload, tokens), mean_accuracy(workload, tokens)
+    """J(l) = α Σ π_k p_k(l_k) - E[T](l) - μ Σ π_k l_k, s; -inf where the queue is unstable."""
+    workload, tokens = workload_and_tokens(workload, tokens)
+    at = queue(workload, tokens)
+    correct, spent = sums(workload.mix * accuracy(workload, tokens), workload.mix * tokens)
     value = workload.accuracy_weight * correct - (at.first + wait_of(workload, at))
-    if isinstance(workload, PricedWorkload):
-        value -= workload.price_per_token * jnp.sum(workload.mix * tokens)
-    return value
+    return value - workload.token_price * spent
 
 
 def evaluate(workload: Workload, tokens: Tokens, most_idle: Scalar | None = None) -> Point:
@@ -95,9 +88,7 @@ def evaluate(workload: Workload, tokens: Tokens, most_idle: Scalar | None = None
     idle = most_idle - workload.arrival_rate * extra
     load_price = workload.arrival_rate / idle
     base_price = 1 + load_price * (load_price * second_moment) / 2
-    price = base_price + load_price * kappa * time
-    if isinstance(workload, PricedWorkload):  # known when tracing: no cost to the others
-        price += token_price(workload)
+    price = base_price + load_price * kappa * time + token_cost(workload)
     imbalance = own_imbalance(workload, tokens, price)
     return Point(
         tokens=tokens,
@@ -175,10 +166,8 @@ def difference(workload: Workload, start: Point, tokens: Tokens) -> Difference:
     twice = 2 * service_time(workload, start.tokens) + workload.time_per_token * step
     up = workload.time_per_token * start.price * (1 + start.excess)
     gained = -workload.mix * up / workload.decay * jnp.expm1(-workload.decay * step)
-    if isinstance(workload, PricedWorkload):
-        gained -= token_price(workload) * first
     return Difference(
-        gained=gained,
+        gained=gained - token_cost(workload) * first,
         first=first,
         second=variability(workload) * first * twice,
     )

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 
 from jaxalloc.allocation import gpu_kernel
 from jaxalloc.allocation.certificate import certified_residual
+from jaxalloc.allocation.checks import one_workload, vector
 from jaxalloc.allocation.domain import in_range
 from jaxalloc.allocation.implicit import tangents
 from jaxalloc.allocation.mg1 import queue, variability
@@ -23,7 +24,6 @@ from jaxalloc.allocation.workload import (
     Flag,
     PerServer,
     PerType,
-    PricedWorkload,
     Scalar,
     Tokens,
     Workload,
@@ -42,6 +42,7 @@ _NON_NEGATIVE = (
     "min_tokens",
     "accuracy_weight",
     "service_cv",
+    "token_price",
 )
 
 
@@ -91,8 +92,6 @@ def classify(workload: Workload) -> Int[Array, ""]:
         finite = finite & jnp.isfinite(field)
     for name in _NON_NEGATIVE:
         valid &= getattr(workload, name) >= 0
-    if isinstance(workload, PricedWorkload):
-        valid &= workload.price_per_token >= 0
     valid &= (workload.decay > 0) & (workload.time_per_token > 0) & in_range(workload)
     feasible = jnp.where(_most_idle(workload) > 0, Status.CONVERGED, Status.INFEASIBLE)
     invalid = jnp.where(jnp.all(valid), feasible, Status.INVALID)
@@ -117,7 +116,6 @@ def first_point(workload: Workload, initial: Tokens | None, most_idle: Scalar) -
     target = jnp.minimum(workload.min_tokens + rise, workload.max_tokens)
     guess = move(workload, lowest, target)
     if initial is not None:
-        initial = jnp.asarray(initial, workload.dtype)
         wanted = jnp.where(jnp.isfinite(initial), initial, workload.min_tokens)
         wanted = jnp.clip(wanted, workload.min_tokens, workload.max_tokens)
         there = evaluate(workload, wanted, most_idle)
@@ -191,6 +189,9 @@ def solve(
       solver: `Newton()`, `FixedPoint()` or `ProjectedGradient()`; static.
       initial: [K] tokens to start from; entries that are not finite are ignored.
 
+    Raises:
+      ValueError: a field or `initial` has another shape than that of one workload.
+
     >>> import jaxalloc
     >>> workload = jaxalloc.Workload.create(
     ...     arrival_rate=0.0, mix=[1.0], gain=0.5, decay=1e-3, floor=0.0, base_time=0.1,
@@ -198,20 +199,11 @@ def solve(
     >>> print(f"{jaxalloc.solve(workload).tokens[0]:.1f}")  # ln(20 · 0.5) / 1e-3
     2302.6
     """
-    if jnp.ndim(workload.mix) != 1 or jnp.ndim(workload.arrival_rate) != 0:
-        raise ValueError(
-            f"arrival_rate has shape {jnp.shape(workload.arrival_rate)} and mix "
-            f"{jnp.shape(workload.mix)}, but `solve` takes one workload, () and (K,): "
-            "use `solve_batch`"
-        )
+    workload = one_workload(workload)
+    if initial is not None:
+        initial = vector("initial", initial, workload)
     with mesh_of(workload):
-        return _solve(_cast(workload), initial, solver)
-
-
-def _cast(workload: Workload) -> Workload:
-    """Every field in the widest dtype among them."""
-    dtype = workload.dtype
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
+        return _solve(workload, initial, solver)
 
 
 @functools.partial(jax.jit, static_argnames="solver")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxalloc.allocation.checks import one_workload
 from jaxalloc.allocation.mg1 import mean_system_time, service_time, variability
 from jaxalloc.allocation.objective import (
     Point,
@@ -138,6 +139,7 @@ def lipschitz_bound(workload: Workload) -> Scalar:
     >>> print(f"{jaxalloc.lipschitz_bound(workload):.3g}")  # α A b²
     1e-05
     """
+    workload = one_workload(workload)
     kappa = variability(workload)
     time = service_time(workload, workload.max_tokens)
     margin = stable_margin(workload)

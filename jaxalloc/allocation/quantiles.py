@@ -20,10 +20,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxalloc.allocation.checks import number, one_workload, share, workload_and_tokens
 from jaxalloc.allocation.mg1 import service_moments
 from jaxalloc.allocation.root import increasing_root
 from jaxalloc.allocation.tails import Services, jumps, no_service, services_of, system_cdf
-from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
+from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload, as_array
+from jaxalloc.numerics import cast
 
 PerType = Float[Array, "K"]
 PerPoint = Float[Array, "W"]
@@ -42,7 +44,8 @@ def wait_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
     >>> print([f"{jaxalloc.wait_quantile(workload, jnp.array([900.0]), q):.3f}" for q in (.5, .9)])
     ['0.000', '1.516']
     """
-    services = services_of(workload, tokens)
+    workload, tokens = workload_and_tokens(workload, tokens)
+    services, q = services_of(workload, tokens), share("q", q, workload)
     return _quantile(workload.arrival_rate, services, no_service(services), q)
 
 
@@ -59,7 +62,8 @@ def system_time_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
     >>> print(f"{jaxalloc.system_time_quantile(workload, jnp.array([900.0]), 0.9):.3f} s")
     2.516 s
     """
-    services = services_of(workload, tokens)
+    workload, tokens = workload_and_tokens(workload, tokens)
+    services, q = services_of(workload, tokens), share("q", q, workload)
     return _quantile(workload.arrival_rate, services, services, q)
 
 
@@ -73,25 +77,28 @@ def type_system_time_quantiles(workload: Workload, tokens: Tokens, q: Any) -> Pe
     >>> print([f"{x:.3f}" for x in type_system_time_quantiles(workload, jnp.array([900.0]), 0.9)])
     ['2.516']
     """
-    services = services_of(workload, tokens)
-
-    def one(mix: Tokens) -> Scalar:
-        own = services._replace(mix=mix)
-        return _quantile(workload.arrival_rate, services, own, q)
-
-    return jax.lax.map(one, jnp.eye(workload.num_types, dtype=services.time.dtype))
+    workload, tokens = workload_and_tokens(workload, tokens)
+    services, q = services_of(workload, tokens), share("q", q, workload)
+    return _quantiles_of_types(workload.arrival_rate, services, q)
 
 
 @jax.jit
-def _quantile(rate: Scalar, services: Services, own: Services, q: Any) -> Scalar:
+def _quantiles_of_types(rate: Scalar, services: Services, q: Scalar) -> PerType:
+    def one(mix: Tokens) -> Scalar:
+        return _quantile(rate, services, services._replace(mix=mix), q)
+
+    return jax.lax.map(one, jnp.eye(len(services.time), dtype=services.time.dtype))
+
+
+@jax.jit
+def _quantile(rate: Scalar, services: Services, own: Services, q: Scalar) -> Scalar:
     """The root of P(W + S <= x) = q, or the jump that passes q."""
-    q = jnp.asarray(q, services.time.dtype)
     first = jnp.sum(services.mix * services.time)
     stable = rate * first < 1
     rate = jnp.where(stable, rate, 0)
     sits, low, high = jax.lax.stop_gradient(_bracket(rate, services, own, q))
     at_jump = jnp.any(sits)
-    place = jnp.sum(jnp.where(sits, own.time, 0)) / jnp.maximum(jnp.sum(sits), 1)
+    place = jnp.sum(jnp.where(sits, own.time, 0)) / jnp.maximum(jnp.sum(sits.astype(q.dtype)), 1)
     # Looked for in units of the mean system time; q of all take at most 1 / (1 - q) of it (Markov).
     spread = 0 if services.variability is None else services.variability
     second = jnp.sum(services.mix * (1 + spread) * jnp.square(services.time))
@@ -143,13 +150,14 @@ def largest_arrival_rate(workload: Workload, tokens: Tokens, seconds: Any, q: An
     >>> print(f"{jaxalloc.largest_arrival_rate(workload, tokens, 2.0, q=0.95):.4f} / s")
     0.2870 / s
     """
-    dtype = jnp.result_type(workload.dtype, tokens)
-    target = jnp.asarray(seconds, dtype)
+    workload, tokens = workload_and_tokens(workload, tokens)
+    target = number("seconds", seconds, workload)
     first, second = service_moments(workload, tokens)
     if q is None:
         room = target - first
         return jnp.where(room >= 0, 2 * room / (second + 2 * first * room), jnp.nan)
-    return _rate_of_quantile(services_of(workload, tokens), first, target, jnp.asarray(q, dtype))
+    q = share("q", q, workload)
+    return _rate_of_quantile(services_of(workload, tokens), first, target, q)
 
 
 @jax.jit
@@ -168,7 +176,6 @@ def _rate_of_quantile(services: Services, first: Scalar, target: Scalar, q: Scal
     return jnp.where(reachable & (q > 0), rate, jnp.nan)
 
 
-@jax.jit
 def largest_rates_along(workload: Workload, tokens: Any, seconds: Any, q: Any = None) -> PerPoint:
     """`largest_arrival_rate` at each of [W, K] tokens, such as those of a `Frontier`.
 
@@ -181,4 +188,14 @@ def largest_rates_along(workload: Workload, tokens: Any, seconds: Any, q: Any = 
     >>> print([f"{rate:.2f}" for rate in rates])  # the more accurate, the fewer
     ['1.80', '0.90']
     """
-    return jax.lax.map(lambda one: largest_arrival_rate(workload, one, seconds, q), tokens)
+    workload = one_workload(workload)
+    points = cast(as_array("tokens", tokens), workload.dtype)
+    if points.ndim != 2:
+        raise ValueError(f"tokens has shape {points.shape}: give tokens at W points, (W, K)")
+    target = number("seconds", seconds, workload)
+    return _rates_along(workload, points, target, None if q is None else share("q", q, workload))
+
+
+@jax.jit
+def _rates_along(workload: Workload, points: Any, target: Scalar, q: Scalar | None) -> PerPoint:
+    return jax.lax.map(lambda one: largest_arrival_rate(workload, one, target, q), points)

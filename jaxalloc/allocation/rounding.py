@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from typing import NamedTuple
@@ -11,14 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from jaxalloc.allocation.checks import one_workload, vector
 from jaxalloc.allocation.mg1 import variability
 from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.objective import Point, difference, evaluate, increase, total_increase
 from jaxalloc.allocation.optimum import Allocation, Status, solve
 from jaxalloc.allocation.solver import Solver
 from jaxalloc.allocation.workload import Flag, Mask, Scalar, Tokens, Workload
+from jaxalloc.numerics import without_derivative
 
 _MOST_TYPES_ENUMERATED = 12  # 2^12 neighbours
+_NO_DERIVATIVE = (
+    "round_tokens has no derivative, since it rounds: differentiate what `solve` returns, or put "
+    "the call under jax.lax.stop_gradient"
+)
 
 
 class Rounding(NamedTuple):
@@ -61,15 +68,22 @@ def round_tokens(workload: Workload, allocation: Allocation, solver: Solver = Ne
     >>> rounding.best.tolist(), bool(0 <= rounding.gap <= rounding.gap_bound)
     ([2066.0, 453.0], True)
     """
-    return _round(workload, allocation, solver)
+    workload = one_workload(workload)
+    if not isinstance(allocation, Allocation):
+        raise TypeError(
+            f"allocation is of type {type(allocation).__name__}: give what solve(workload) returns"
+        )
+    initial = vector("allocation.tokens", allocation.tokens, workload)
+    return without_derivative(
+        lambda given: _round(*given, solver), (workload, initial), _NO_DERIVATIVE
+    )
 
 
 @functools.partial(jax.jit, static_argnames="solver")
-def _round(workload: Workload, allocation: Allocation, solver: Solver) -> Rounding:
+def _round(workload: Workload, initial: Tokens, solver: Solver) -> Rounding:
     dtype = workload.dtype
-    workload = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
     workload = integer_box(workload)
-    optimum = solve(workload, solver, allocation.tokens)
+    optimum = solve(workload, solver, initial)
     start = evaluate(workload, optimum.tokens)
     nearest = jnp.clip(jnp.round(start.tokens), workload.min_tokens, workload.max_tokens)
     floor = jnp.floor(start.tokens)
@@ -92,12 +106,10 @@ def _round(workload: Workload, allocation: Allocation, solver: Solver) -> Roundi
 
 def integer_box(workload: Workload) -> Workload:
     """The same workload with the token box shrunk to integers."""
-    return Workload(
-        **{
-            **vars(workload),
-            "min_tokens": jnp.ceil(workload.min_tokens),
-            "max_tokens": jnp.floor(workload.max_tokens),
-        }
+    return dataclasses.replace(
+        workload,
+        min_tokens=jnp.ceil(workload.min_tokens),
+        max_tokens=jnp.floor(workload.max_tokens),
     )
 
 

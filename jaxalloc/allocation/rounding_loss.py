@@ -6,14 +6,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
+from jaxalloc.allocation.checks import one_workload
 from jaxalloc.allocation.estimates import paired_difference
 from jaxalloc.allocation.fifo import simulate_fifo
 from jaxalloc.allocation.objective import accuracy, evaluate, total_increase
 from jaxalloc.allocation.optimum import Status, solve
 from jaxalloc.allocation.rounding import gap_bound, integer_box, round_tokens
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
+
+Rounded = tuple[Tokens, Scalar, Scalar]  # whole tokens, what they lose, and the bound of that
 
 
 class Loss(NamedTuple):
@@ -84,9 +88,14 @@ def rounding_loss(
     >>> bool(0 <= lost.best.loss <= lost.nearest.loss <= lost.nearest.bound < 1e-4)
     True
     """
-    tokens, value, losses, status = _analyze(workload)
+    workload = one_workload(workload)
+    tokens, value, found, status = _analyze(workload)
     if key is None:
-        return RoundingLoss(tokens, value, losses[0], losses[1], losses[2], status)
+        unknown = jnp.asarray(np.full((), np.nan, workload.dtype))
+        nearest, floor, best = (
+            Loss(rounded, loss, bound, unknown, unknown, unknown) for rounded, loss, bound in found
+        )
+        return RoundingLoss(tokens, value, nearest, floor, best, status)
 
     def path(tokens: Tokens) -> Array:
         result = simulate_fifo(key, workload, tokens, num_queries, confidence=confidence)
@@ -95,19 +104,18 @@ def rounding_loss(
 
     optimum = path(tokens)
     simulated = []
-    for loss in losses:
-        interval = paired_difference(optimum, path(loss.tokens), confidence)
-        ends = (jnp.where(loss.loss < jnp.inf, end, end + jnp.inf) for end in interval)
-        simulated.append(Loss(*loss[:3], *ends))
+    for rounded, loss, bound in found:
+        interval = paired_difference(optimum, path(rounded), confidence)
+        middle, low, high = (jnp.where(loss < jnp.inf, end, end + jnp.inf) for end in interval)
+        simulated.append(Loss(rounded, loss, bound, middle, low, high))
     nearest, floor, best = simulated
     return RoundingLoss(tokens, value, nearest, floor, best, status)
 
 
 @jax.jit
-def _analyze(workload: Workload) -> tuple[Tokens, Scalar, list[Loss], Array]:
-    """Everything but the sample paths."""
+def _analyze(workload: Workload) -> tuple[Tokens, Scalar, list[Rounded], Array]:
+    """Everything but the sample paths: of each rounding the tokens, the loss and its bound."""
     dtype = workload.dtype
-    workload = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
     optimum = solve(workload)
     rounding = round_tokens(workload, optimum)
     boxed = integer_box(workload)
@@ -115,13 +123,10 @@ def _analyze(workload: Workload) -> tuple[Tokens, Scalar, list[Loss], Array]:
     start = evaluate(boxed, best.tokens)
     valid = jnp.where(rounding.status == Status.CONVERGED, 1.0, jnp.nan).astype(dtype)
     losses = [
-        Loss(
-            tokens=tokens,
-            loss=-total_increase(boxed, start, tokens) * valid,
-            bound=gap_bound(boxed, start, tokens) * valid,
-            simulated=valid * jnp.nan,
-            low=valid * jnp.nan,
-            high=valid * jnp.nan,
+        (
+            tokens,
+            -total_increase(boxed, start, tokens) * valid,
+            gap_bound(boxed, start, tokens) * valid,
         )
         for tokens in (rounding.nearest, rounding.floor, rounding.best)
     ]

@@ -6,11 +6,13 @@ O(K) pass for each of the K + 4 outputs.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxalloc.allocation.checks import one_workload
 from jaxalloc.allocation.mg1 import mean_system_time, utilization
 from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.objective import mean_accuracy
@@ -92,7 +94,11 @@ def sensitivity(workload: Workload, solver: Solver = Newton()) -> Sensitivity:
     >>> print(f"{report.tokens.gain[0, 0]:.1f}")  # l = ln(α A b / c) / b, so 1 / (A b)
     2000.0
     """
+    return _sensitivity(one_workload(workload), solver)
 
+
+@functools.partial(jax.jit, static_argnames="solver")
+def _sensitivity(workload: Workload, solver: Solver) -> Sensitivity:
     def outputs(workload: Workload) -> tuple[Outputs, tuple[Outputs, Allocation]]:
         best = solve(workload, solver)
         values = Outputs(

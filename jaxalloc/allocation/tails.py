@@ -32,6 +32,7 @@ import numpy as np
 from jax.scipy.special import gammainc, gammaincc
 from jaxtyping import Array, Float
 
+from jaxalloc.allocation.checks import number, workload_and_tokens
 from jaxalloc.allocation.mg1 import service_time
 from jaxalloc.allocation.workload import Mask, Scalar, Tokens, Workload
 
@@ -116,8 +117,9 @@ def wait_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
     >>> print(f"{jaxalloc.wait_cdf(workload, jnp.array([900.0]), 1.0):.4f}")  # e^0.5 / 2
     0.8244
     """
-    services = services_of(workload, tokens)
-    return system_cdf(workload.arrival_rate, services, no_service(services), seconds)
+    workload, tokens = workload_and_tokens(workload, tokens)
+    services, x = services_of(workload, tokens), number("seconds", seconds, workload)
+    return system_cdf(workload.arrival_rate, services, no_service(services), x)
 
 
 def system_time_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
@@ -134,8 +136,9 @@ def system_time_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
     >>> print([f"{jaxalloc.system_time_cdf(workload, tokens, x):.4f}" for x in (0.99, 1.0, 2.0)])
     ['0.0000', '0.5000', '0.8244']
     """
-    services = services_of(workload, tokens)
-    return system_cdf(workload.arrival_rate, services, services, seconds)
+    workload, tokens = workload_and_tokens(workload, tokens)
+    services, x = services_of(workload, tokens), number("seconds", seconds, workload)
+    return system_cdf(workload.arrival_rate, services, services, x)
 
 
 @jax.jit

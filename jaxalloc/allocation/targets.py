@@ -1,14 +1,15 @@
 """Targets: the weight or the price at which the optimum meets a cap on time or tokens, or a goal.
 
 Along the accuracy weight α both the mean system time E[T] and the mean accuracy of the optimum
-never fall: with the optimality conditions, dE[T] = α d(accuracy) >= 0 (derived here). Along a price
-μ per token, subtracted from J as μ Σ π_k l_k, the mean tokens never rise. So each target is the
+never fall: with the optimality conditions, dE[T] = α d(accuracy) >= 0 (derived here). Along the
+price of a token the mean tokens never rise. So each target is the
 root of a monotone function of one number; its derivative is that of the implicit function.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxalloc.allocation.checks import number, one_workload
 from jaxalloc.allocation.masking import mask_failed
 from jaxalloc.allocation.mg1 import mean_system_time, utilization
 from jaxalloc.allocation.newton import Newton
@@ -23,7 +25,7 @@ from jaxalloc.allocation.objective import evaluate, mean_accuracy, objective
 from jaxalloc.allocation.optimum import Allocation, Status, classify, solve
 from jaxalloc.allocation.root import increasing_root
 from jaxalloc.allocation.solver import Solver
-from jaxalloc.allocation.workload import Flag, PricedWorkload, Scalar, Tokens, Workload
+from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 
 # How well a target must be met, relative to its scale, for CONVERGED.
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
@@ -38,9 +40,10 @@ def solve_for_system_time(
     """The most accurate budgets whose mean system time is at most `seconds`.
 
     Returns (α, allocation): the accuracy weight at which the optimum takes `seconds`, and that
-    optimum; `workload.accuracy_weight` plays no part. If the cap is slack, α is inf and every type
-    that thinking helps gets max_tokens. If even min_tokens take longer, the status is INFEASIBLE.
-    Works under `jax.jit`, `jax.vmap` and differentiation; derivatives of a failed lane are NaN.
+    optimum; the workload's own accuracy weight and token price play no part. If the cap is slack, α
+    is inf and every type that thinking helps gets max_tokens. If even min_tokens take longer, the
+    status is INFEASIBLE. Works under `jax.jit`, `jax.vmap` and differentiation; derivatives of a
+    failed lane are NaN.
 
     >>> import jaxalloc
     >>> workload = jaxalloc.Workload.create(
@@ -50,7 +53,9 @@ def solve_for_system_time(
     >>> print(f"{jaxalloc.mean_system_time(workload, best.tokens):.4f} s at {weight:.3f}")
     1.0000 s at 7.028
     """
-    return _along_weight(workload, mean_system_time, seconds, solver, cap=True)
+    workload = one_workload(workload)
+    target = number("seconds", seconds, workload)
+    return _along_weight(workload, target, mean_system_time, solver, cap=True)
 
 
 def solve_for_accuracy(
@@ -59,9 +64,9 @@ def solve_for_accuracy(
     """The quickest budgets whose mean accuracy is at least `accuracy`.
 
     Returns (α, allocation): the accuracy weight at which the optimum is that accurate, and that
-    optimum; `workload.accuracy_weight` plays no part. If min_tokens are accurate enough, α is 0. If
-    no stable budgets in the box are, the status is INFEASIBLE. Works under `jax.jit`, `jax.vmap`
-    and differentiation; derivatives of a failed lane are NaN.
+    optimum; the workload's own accuracy weight and token price play no part. If min_tokens are
+    accurate enough, α is 0. If no stable budgets in the box are, the status is INFEASIBLE. Works
+    under `jax.jit`, `jax.vmap` and differentiation; derivatives of a failed lane are NaN.
 
     >>> import jaxalloc
     >>> workload = jaxalloc.Workload.create(
@@ -71,7 +76,9 @@ def solve_for_accuracy(
     >>> print(f"{jaxalloc.mean_accuracy(workload, best.tokens):.4f} with {best.tokens[0]:.1f}")
     0.4500 with 693.1
     """
-    return _along_weight(workload, mean_accuracy, accuracy, solver, cap=False)
+    workload = one_workload(workload)
+    target = number("accuracy", accuracy, workload)
+    return _along_weight(workload, target, mean_accuracy, solver, cap=False)
 
 
 def solve_for_mean_tokens(
@@ -83,9 +90,9 @@ def solve_for_mean_tokens(
 ) -> tuple[Scalar, Allocation]:
     """The best budgets of which a query gets at most `mean_tokens` on average.
 
-    Returns (μ, allocation): the shadow price of a token, s / token, and the maximizer of
-    J - μ Σ π_k l_k; the allocation's objective is J. If the cap is slack, μ is 0. If even
-    min_tokens are more, the status is INFEASIBLE. Works under `jax.jit`, `jax.vmap` and
+    Returns (μ, allocation): the shadow price of a token, s / token, on top of the workload's own,
+    and the maximizer of J - μ Σ π_k l_k; the allocation's objective is J. If the cap is slack, μ is
+    0. If even min_tokens are more, the status is INFEASIBLE. Works under `jax.jit`, `jax.vmap` and
     differentiation; derivatives of a failed lane are NaN.
 
     Args:
@@ -109,21 +116,20 @@ def solve_for_mean_tokens(
         raise ValueError(
             f"mean_tokens = {mean_tokens} and price_per_token = {price_per_token}: give one of them"
         )
+    workload = one_workload(workload)
     if price_per_token is not None:
-        price = jnp.asarray(price_per_token, workload.dtype)
-        best = solve(_priced(workload, price), solver)
-        paid = price * mean_tokens_of(workload, best.tokens)
-        return price, best._replace(objective=best.objective + paid)
-    return _along_price(workload, mean_tokens, solver)
+        return _at_price(workload, number("price_per_token", price_per_token, workload), solver)
+    return _along_price(workload, number("mean_tokens", mean_tokens, workload), solver)
 
 
+# Compiled as a whole: a search is made of closures, which would be compiled anew at every call.
+@functools.partial(jax.jit, static_argnames=("measure", "solver", "cap"))
 def _along_weight(
-    workload: Workload, measure: Measure, target: Any, solver: Solver, *, cap: bool
+    given: Workload, target: Scalar, measure: Measure, solver: Solver, *, cap: bool
 ) -> tuple[Scalar, Allocation]:
     """The weight at which `measure`, which rises with it, is `target`."""
-    target, given = jnp.asarray(target, workload.dtype), _cast(workload)
     one = jnp.ones_like(target)
-    workload = dataclasses.replace(given, accuracy_weight=one)
+    workload = dataclasses.replace(given, accuracy_weight=one, token_price=0 * one)
     # A target that rounding alone puts out of reach is within reach.
     slightly = _TOLERANCE[str(target.dtype)] * target
     least, most = workload.min_tokens, _most_tokens(workload)
@@ -167,9 +173,9 @@ def _along_weight(
     return _finish(given, target, weight, best)
 
 
-def _along_price(workload: Workload, target: Any, solver: Solver) -> tuple[Scalar, Allocation]:
+@functools.partial(jax.jit, static_argnames="solver")
+def _along_price(workload: Workload, target: Scalar, solver: Solver) -> tuple[Scalar, Allocation]:
     """The price per token at which the mean tokens, which fall with it, are `target`."""
-    target, workload = jnp.asarray(target, workload.dtype), _cast(workload)
     slightly = _TOLERANCE[str(target.dtype)] * target
     reachable = mean_tokens_of(workload, workload.min_tokens) <= target + slightly
     status = _classify(workload, target, jnp.isinf(target), reachable)
@@ -201,19 +207,22 @@ def _along_price(workload: Workload, target: Any, solver: Solver) -> tuple[Scala
     return _finish(workload, target, jnp.where(searching, -root, 0), best)
 
 
+@functools.partial(jax.jit, static_argnames="solver")
+def _at_price(workload: Workload, price: Scalar, solver: Solver) -> tuple[Scalar, Allocation]:
+    """The optimum at a given price per token, and that price."""
+    best = solve(_priced(workload, price), solver)
+    paid = price * mean_tokens_of(workload, best.tokens)
+    return price, best._replace(objective=best.objective + paid)
+
+
 def mean_tokens_of(workload: Workload, tokens: Tokens) -> Scalar:
     """Σ π_k l_k, the thinking tokens of an arriving query."""
     return jnp.sum(workload.mix * tokens)
 
 
-def _cast(workload: Workload) -> Workload:
-    """Every field in the widest dtype among them."""
-    dtype = workload.dtype
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), workload)
-
-
-def _priced(workload: Workload, price: Scalar) -> PricedWorkload:
-    return PricedWorkload(**vars(workload), price_per_token=price)
+def _priced(workload: Workload, price: Scalar) -> Workload:
+    """The workload whose tokens cost that much more."""
+    return dataclasses.replace(workload, token_price=workload.token_price + price)
 
 
 def _only_where(wanted: Flag, workload: Workload) -> Workload:

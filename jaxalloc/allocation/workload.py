@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxalloc.allocation.domain import NORMAL, largest_rate
+from jaxalloc.numerics import cast, floating_dtype
 
 # Axis letters, here and in every docstring: K task types, *B any leading batch axes.
 PerServer = Float[Array, "*B"]
@@ -22,7 +23,8 @@ Mask = Bool[Array, "K"]
 Scalar = Float[Array, ""]
 Flag = Bool[Array, ""]
 
-PER_SERVER = ("arrival_rate", "accuracy_weight")
+PER_SERVER = ("arrival_rate", "accuracy_weight", "token_price")
+_ABSENT: Any = object()  # an argument of the constructor that was not given
 _MIX_TOLERANCE = 1e-6
 
 
@@ -35,9 +37,8 @@ class Workload:
     service, and is answered correctly with probability
     `floor + gain * (1 - exp(-decay * tokens))`.
 
-    The constructor takes the eleven arrays as they are and checks nothing, so that JAX can rebuild
-    it from tracers and a batch may hold lanes of NaN; `Workload.create` casts, broadcasts and
-    validates.
+    The constructor takes the arrays as they are and checks nothing, so that JAX can rebuild it from
+    tracers and a batch may hold lanes of NaN; `Workload.create` casts, broadcasts and validates.
 
     Attributes:
       arrival_rate: [*B] rate λ of the Poisson arrivals, queries / s; 0 is allowed.
@@ -52,6 +53,8 @@ class Workload:
       accuracy_weight: [*B] what one unit of accuracy is worth, α, s.
       service_cv: [*B, K] coefficient of variation of each type's service time (derived here: the
         paper's service is deterministic, which is 0).
+      token_price: [*B] what a thinking token costs beyond its time, μ, s / token: the objective is
+        J = α Σ π_k p_k - E[T] - μ Σ π_k l_k (derived here; 0 in the paper, and if not given).
     """
 
     arrival_rate: PerServer
@@ -65,6 +68,13 @@ class Workload:
     max_tokens: PerType
     accuracy_weight: PerServer
     service_cv: PerType
+    token_price: PerServer = _ABSENT
+
+    def __post_init__(self) -> None:
+        if self.token_price is _ABSENT:  # with the batch axes, so that `jax.vmap` can map it
+            rate = self.arrival_rate
+            free = np.zeros(np.shape(rate), getattr(rate, "dtype", None) or floating_dtype())
+            object.__setattr__(self, "token_price", free)
 
     @classmethod
     def create(
@@ -81,18 +91,20 @@ class Workload:
         accuracy_weight: Any,
         min_tokens: Any = 0.0,
         service_cv: Any = 0.0,
+        token_price: Any = 0.0,
         allow_accuracy_above_one: bool = False,
     ) -> Workload:
         """Cast, broadcast and validate the fields of a workload or of a batch of them.
 
-        `arrival_rate` and `accuracy_weight` have shape [*B], the others [*B, K]; scalars stand for
-        every type, and everything is broadcast to one leading shape *B. The dtype is the widest
-        floating dtype among the arrays given, and float32 at least; Python numbers and integers
-        follow it, or JAX's default where there is none. Values are checked unless they are traced.
+        `arrival_rate`, `accuracy_weight` and `token_price` have shape [*B], the others [*B, K];
+        scalars stand for every type, and everything is broadcast to one leading shape *B. The dtype
+        is the widest floating dtype among the arrays given, and float32 at least; Python numbers
+        and integers follow it, or JAX's default where there is none. Values are checked unless they
+        are traced.
 
         Args:
           arrival_rate, mix, gain, decay, floor, base_time, time_per_token, max_tokens,
-            accuracy_weight, min_tokens, service_cv: the fields, as `Workload` describes them.
+            accuracy_weight, min_tokens, service_cv, token_price: as `Workload` says.
           allow_accuracy_above_one: accept `floor + gain` above 1, which the mathematics allows.
 
         Raises:
@@ -117,70 +129,69 @@ class Workload:
             "max_tokens": max_tokens,
             "accuracy_weight": accuracy_weight,
             "service_cv": service_cv,
+            "token_price": token_price,
         }
         arrays = _cast(given)
         fields = _broadcast(arrays)
         if not any(isinstance(value, jax.core.Tracer) for value in arrays.values()):
             _check_values(arrays, fields["mix"].shape[-1], allow_accuracy_above_one)
-        return cls(**fields)
+        return cls(**{k: _placed(given[k], v) for k, v in fields.items()})
 
     @property
     def num_types(self) -> int:
         """K, the number of task types."""
-        return self.mix.shape[-1]
+        return int(np.shape(self.mix)[-1])
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """The leading axes *B; `()` for one workload."""
-        return self.mix.shape[:-1]
+        """The leading axes *B that all fields broadcast to; `()` for one workload."""
+        return _batch_shape({name: np.shape(value) for name, value in vars(self).items()})
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The widest floating dtype of the fields."""
-        return jnp.result_type(*jax.tree.leaves(self))
+        """The widest floating dtype of the fields, float32 at least."""
+        return floating_dtype(*jax.tree.leaves(self))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PricedWorkload(Workload):
-    """A workload whose objective also pays for every token: J - μ Σ π_k l_k.
-
-    Attributes:
-      price_per_token: [*B] μ, s / token.
-    """
-
-    price_per_token: PerServer
-
-
-def token_price(workload: Workload) -> PerType | float:
-    """μ / c_k, what a second of type-k service costs beyond its time; 0 without a price."""
-    if isinstance(workload, PricedWorkload):
-        return workload.price_per_token / workload.time_per_token
-    return 0.0
+def token_cost(workload: Workload) -> PerType:
+    """μ / c_k, what a second of type-k service costs beyond its time."""
+    return workload.token_price / workload.time_per_token
 
 
 def _cast(given: dict[str, Any]) -> dict[str, Any]:
     """Every field as an array of one floating dtype: NumPy's where concrete, JAX's where traced."""
-    arrays = {name: _as_array(name, value) for name, value in given.items()}
-    floating = [
-        array
-        for name, array in arrays.items()
-        if (isinstance(given[name], np.ndarray | np.floating) or isinstance(array, jax.Array))
-        and jnp.issubdtype(array.dtype, jnp.floating)
-    ]
-    # By values, not by dtypes: a Python number that is traced is weakly typed and follows too.
-    dtype = jnp.promote_types(jnp.result_type(*(floating or [float])), jnp.float32)
+    arrays = {name: as_array(name, value) for name, value in given.items()}
+    dtype = floating_dtype(
+        *(array if isinstance(array, jax.Array) else given[name] for name, array in arrays.items())
+    )
     with np.errstate(over="ignore"):  # inf is rejected with the field's name
         return {
-            name: value.astype(dtype)
+            name: cast(value, dtype)
             if isinstance(value, jax.core.Tracer)
             else np.asarray(value, dtype=dtype)
             for name, value in arrays.items()
         }
 
 
-def _as_array(name: str, value: Any) -> Any:
-    """A field as an array: JAX's if it is one or a list with some, else NumPy's."""
+def _batch_shape(shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """One leading shape for fields of these shapes."""
+    try:
+        return np.broadcast_shapes(
+            *(shape if name in PER_SERVER else shape[:-1] for name, shape in shapes.items())
+        )
+    except ValueError:
+        named = ", ".join(f"{name} {shape}" for name, shape in shapes.items() if shape)
+        raise ValueError(f"leading axes do not broadcast: {named}") from None
+
+
+def _placed(given: Any, field: Any) -> Array:
+    """A field on a device: where it was, if it was given as it is."""
+    same = isinstance(given, jax.Array) and (given.shape, given.dtype) == (field.shape, field.dtype)
+    return cast(given if same else field, field.dtype)
+
+
+def as_array(name: str, value: Any) -> Any:
+    """Numbers as an array: JAX's if they are one or a list with some, else NumPy's."""
     of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
     try:
         array: Any = jnp.asarray(value) if of_jax else np.asarray(value)
@@ -199,25 +210,20 @@ def _one_line(value: Any) -> str:
     return textwrap.shorten(repr(value), 100)
 
 
-def _broadcast(arrays: dict[str, Any]) -> dict[str, Array]:
-    """Scalars over types, everything over one leading shape."""
-    wide = {k: v if k in PER_SERVER else jnp.atleast_1d(v) for k, v in arrays.items()}
+def _broadcast(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Scalars over types, everything over one leading shape; on the host unless it is traced."""
+    wide = {k: v if k in PER_SERVER or np.ndim(v) else v.reshape(1) for k, v in arrays.items()}
     num_types = max(v.shape[-1] for k, v in wide.items() if k not in PER_SERVER)
-    try:
-        batch = np.broadcast_shapes(
-            *(v.shape if k in PER_SERVER else v.shape[:-1] for k, v in wide.items())
-        )
-    except ValueError:
-        shapes = ", ".join(f"{k} {v.shape}" for k, v in wide.items() if v.ndim)
-        raise ValueError(f"leading axes do not broadcast: {shapes}") from None
+    batch = _batch_shape({k: v.shape for k, v in wide.items()})
     for name, value in wide.items():
         if name not in PER_SERVER and value.shape[-1] not in (1, num_types):
             raise ValueError(
                 f"{name} has {value.shape[-1]} types where another field has {num_types}: "
                 "give one value a type, or a scalar for all"
             )
+    shapes = {k: batch if k in PER_SERVER else (*batch, num_types) for k in wide}
     return {
-        k: jnp.asarray(jnp.broadcast_to(v, batch if k in PER_SERVER else (*batch, num_types)))
+        k: (jnp if isinstance(v, jax.Array) else np).broadcast_to(v, shapes[k])
         for k, v in wide.items()
     }
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxalloc.calibration.likelihood import Scalar
 from jaxalloc.calibration.quantiles import student_quantile
+from jaxalloc.numerics import cast, floating_dtype
 
 PerTask = Float[Array, "K"]
 
@@ -62,7 +63,7 @@ def fit_arrivals(times: Any, level: float = 0.95) -> ArrivalFit:
     >>> print(f"{fit.arrival_rate:.2f} / s, CV {fit.cv:.2f}")
     0.50 / s, CV 0.71
     """
-    gaps = jnp.diff(jnp.sort(jnp.asarray(times) * 1.0))
+    gaps = jnp.diff(jnp.sort(cast(times, floating_dtype(times))))
     number = gaps.shape[0]
     mean = jnp.mean(gaps) if number else jnp.asarray(jnp.nan)
     mean = jnp.where(mean > 0, mean, jnp.nan)
@@ -87,7 +88,7 @@ def fit_mix(counts: Any, level: float = 0.95) -> MixFit:
     >>> print(f"{low:.3f} to {high:.3f}")
     0.219 to 0.396
     """
-    counts = jnp.asarray(counts) * 1.0
+    counts = cast(counts, floating_dtype(counts))
     total = jnp.sum(counts)
     mix = counts / total
     error = jnp.sqrt(mix * (1 - mix) / total)

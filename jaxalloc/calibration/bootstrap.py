@@ -15,13 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxalloc.backend.chunks import in_chunks
+from jaxalloc.backend.chunks import in_chunks, platform_of
 from jaxalloc.calibration.accuracy import as_counts, climb, gather, scale_of, unscaled
 from jaxalloc.calibration.intervals import Intervals
 from jaxalloc.calibration.likelihood import Counts, probability
+from jaxalloc.calibration.rows import as_floats
+from jaxalloc.numerics import as_key, without_derivative
 
 PerReplicate = Float[Array, "*B R"]
 
+_NO_DERIVATIVE = (
+    "bootstrap replicates have no derivative, since they are drawn: differentiate what "
+    "`fit_accuracy` returns, or put the call under jax.lax.stop_gradient"
+)
 _MOST_LEVELS = 512  # above, neighbouring budgets are counted at their mean
 _MOST_REPLICATES_IN_A_CHUNK = 1 << 14, 1 << 20  # on a CPU, elsewhere
 
@@ -94,10 +100,16 @@ def bootstrap_counts(
     """
     shape = levels.tokens.shape[:-1]
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), (levels, table))
-    keys = jax.random.key_data(jax.random.split(key, flat[0].tokens.shape[0]))
+    keys = jax.random.key_data(jax.random.split(as_key(key), flat[0].tokens.shape[0]))
     work = functools.partial(_bootstrap, replicates=replicates)
     cpu, accelerator = (max(1, most // replicates) for most in _MOST_REPLICATES_IN_A_CHUNK)
-    curves = in_chunks(work, (keys, *flat), cpu=cpu, accelerator=accelerator)
+
+    def drawn(inputs: tuple[Any, Counts, Table | None]) -> Replicates:
+        if platform_of(inputs) is None:
+            return work(inputs)
+        return in_chunks(work, inputs, cpu=cpu, accelerator=accelerator)
+
+    curves = without_derivative(drawn, (keys, *flat), _NO_DERIVATIVE)
     return jax.tree.map(lambda x: x.reshape(*shape, replicates), curves)
 
 
@@ -110,7 +122,7 @@ def bootstrap_intervals(curves: Replicates, level: float = 0.95) -> Intervals:
     0.05 to 0.95
     """
     tails = jnp.asarray([(1 - level) / 2, (1 + level) / 2])
-    ends = [jnp.moveaxis(jnp.quantile(values, tails, axis=-1), 0, -1) for values in curves]
+    ends = [jnp.moveaxis(jnp.quantile(x, tails, axis=-1), 0, -1) for x in as_floats(*curves)]
     return Intervals(*ends)
 
 

@@ -19,11 +19,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxalloc.allocation.batch import solve_batch
+from jaxalloc.allocation.checks import number, one_workload
 from jaxalloc.allocation.mg1 import mean_system_time, utilization
 from jaxalloc.allocation.objective import mean_accuracy, objective
 from jaxalloc.allocation.optimum import Allocation, Status
 from jaxalloc.allocation.sensitivity import Outputs, sensitivity
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
+from jaxalloc.numerics import as_key, cast
 
 _CURVE = ("gain", "decay", "floor")
 _SERVICE = ("base_time", "time_per_token")
@@ -91,6 +93,7 @@ def exactly_known(workload: Workload) -> Covariances:
     >>> known.curve.shape, known.service.shape
     ((2, 3, 3), (2, 2, 2))
     """
+    workload = one_workload(workload)
     k, dtype = workload.num_types, workload.dtype
     zeros = functools.partial(jnp.zeros, dtype=dtype)
     return Covariances(zeros((k, 3, 3)), zeros((k, 2, 2)), zeros(k), zeros((k, k)), zeros(()))
@@ -126,7 +129,10 @@ def solve_uncertain(
     >>> print(f"{decision.values.tokens[0]:.0f} ± {decision.standard_error.tokens[0]:.0f} tokens")
     2034 ± 89 tokens
     """
-    return _solve_uncertain(key, workload, covariances, jnp.asarray(level, workload.dtype), samples)
+    workload = one_workload(workload)
+    covariances = jax.tree.map(lambda leaf: cast(leaf, workload.dtype), covariances)
+    limit = number("level", level, workload)
+    return _solve_uncertain(as_key(key), workload, covariances, limit, samples)
 
 
 @functools.partial(jax.jit, static_argnames="samples")
@@ -249,6 +255,7 @@ def draw(key: Any, workload: Workload, covariances: Covariances, samples: int) -
         max_tokens=many(workload.max_tokens),
         accuracy_weight=many(workload.accuracy_weight),
         service_cv=jnp.maximum(cv, 0),
+        token_price=many(workload.token_price),
     )
 
 

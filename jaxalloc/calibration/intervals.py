@@ -26,10 +26,15 @@ from jaxalloc.calibration.likelihood import Counts, Scalar, Vector
 from jaxalloc.calibration.maximum import Box, maximize, whole_box
 from jaxalloc.calibration.quantiles import student_quantile
 from jaxalloc.calibration.status import FitStatus
+from jaxalloc.numerics import without_derivative
 
 Ends = Float[Array, "2"]
 
 _MAX_ROUNDS = 40
+_NO_DERIVATIVE = (
+    "accuracy_intervals has no derivative, since it searches: differentiate what `fit_accuracy` "
+    "returns, or put the call under jax.lax.stop_gradient"
+)
 _TOLERANCE = {"float64": 1e-6, "float32": 1e-3}  # relative, of the root of the ratio
 _MOST_GROWTH = 3.0  # of the distance to the maximum, in one round
 
@@ -94,9 +99,15 @@ def accuracy_intervals(
     return count_intervals(fit, gather(counts) if concrete else counts, level)
 
 
-@jax.jit
 def count_intervals(fit: AccuracyFit, counts: Counts, level: Any = 0.95) -> Intervals:
     """`accuracy_intervals` of counts [L] at each budget."""
+    return without_derivative(
+        lambda given: _count_intervals(*given), (fit, counts, level), _NO_DERIVATIVE
+    )
+
+
+@jax.jit
+def _count_intervals(fit: AccuracyFit, counts: Counts, level: Any) -> Intervals:
     scale = scale_of(counts)
     scaled = counts._replace(tokens=counts.tokens / scale)
     usable = fit.status <= FitStatus.AT_BOUND

@@ -138,7 +138,7 @@ def _best_start(counts: Counts, window: Int[Array, ""]) -> tuple[Vector, Scalar]
     def consider(index: Int[Array, ""], best: tuple[Vector, Scalar]) -> tuple[Vector, Scalar]:
         at_one = index % 2 == 1
         place = window * _STARTS_EACH + index // 2
-        rate = low + (high - low) * place / (_WINDOWS * _STARTS_EACH - 1)
+        rate = low + (high - low) * place.astype(low.dtype) / (_WINDOWS * _STARTS_EACH - 1)
         rest = jnp.exp(-jnp.exp(rate) * counts.tokens)
         middle = jnp.sum(weight * rest) / total
         spread = jnp.sum(weight * jnp.square(rest - middle))

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxalloc.numerics import cast, floating_dtype
+
 # Axis letter: N rows, one an answer (or several that were counted together).
 PerRow = Float[Array, "N"]
 Labels = Int[Array, "N"]
@@ -16,10 +18,8 @@ Labels = Int[Array, "N"]
 
 def as_floats(*values: Any) -> list[Any]:
     """The arrays of one shape and of the widest floating dtype among them."""
-    arrays = [jnp.asarray(value) for value in values]
-    floating = [array.dtype for array in arrays if jnp.issubdtype(array.dtype, jnp.floating)]
-    dtype = jnp.promote_types(jnp.result_type(float, *floating), jnp.float32)
-    return jnp.broadcast_arrays(*(array.astype(dtype) for array in arrays))
+    dtype = floating_dtype(*values)
+    return jnp.broadcast_arrays(*(cast(value, dtype) for value in values))
 
 
 def check_rows(given: Mapping[str, Any]) -> None:

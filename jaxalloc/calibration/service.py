@@ -15,6 +15,7 @@ from jaxalloc.calibration.likelihood import Scalar
 from jaxalloc.calibration.quantiles import student_quantile
 from jaxalloc.calibration.rows import PerRow, as_floats, check_rows
 from jaxalloc.calibration.status import FitStatus
+from jaxalloc.numerics import without_derivative
 
 _HUBER = 1.345  # scales: 95 % of the efficiency of least squares on normal residuals
 _MAD_TO_SCALE = 1.4826  # median absolute residual to standard deviation, of normal residuals
@@ -22,6 +23,10 @@ _MEDIAN_ERROR = 1.17  # of the scale from a median, over √N: its efficiency is
 _MAX_ROUNDS = 200
 _LEAST_TIME = 1e-3  # of the mean, below which residuals are not made relative
 _LEAST_CHANGE = {"float64": 1e-10, "float32": 1e-5}  # relative, of the fitted times
+_NO_DERIVATIVE = (
+    "fit_service_time with robust = True has no derivative, since it iterates: use robust = False, "
+    "or put the call under jax.lax.stop_gradient"
+)
 _SLOPE_ERRORS = 3.72  # standard errors above 0 that a slope must be: by chance one time in 10^4
 
 
@@ -93,7 +98,10 @@ def fit_service_time(
     if platform_of(list(given.values())) is not None:
         check_rows(given)
     rows = _Rows(*as_floats(*given.values()))
-    return _fit(rows, None if question is None else jnp.asarray(question), robust)
+    question = None if question is None else jnp.asarray(question)
+    if not robust:
+        return _fit(rows, question, False)
+    return without_derivative(lambda rows: _fit(rows, question, True), rows, _NO_DERIVATIVE)
 
 
 def service_intervals(fit: ServiceFit, level: float = 0.95) -> Float[Array, "2 2"]:

@@ -59,7 +59,7 @@ def degenerate(counts: Counts) -> Int[Array, ""]:
     measured = counts.trials > 0
     in_order = jnp.sort(jnp.where(measured, counts.tokens, jnp.inf))
     new = jnp.isfinite(in_order[1:]) & (in_order[1:] > in_order[:-1])
-    levels = jnp.sum(new) + jnp.any(measured)
+    levels = jnp.sum(new) + jnp.any(measured).astype(int)
     hits, total = jnp.sum(counts.correct), jnp.sum(counts.trials)
     status = jnp.where(levels < 3, FitStatus.FEW_LEVELS, FitStatus.CONVERGED)
     status = jnp.where((hits == 0) & (total > 0), FitStatus.ALL_WRONG, status)

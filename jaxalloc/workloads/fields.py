@@ -33,6 +33,7 @@ FIELDS = {
     "max_tokens": Field("largest token budget"),
     "accuracy_weight": Field("what one unit of accuracy is worth, s", per_type=False),
     "service_cv": Field("coefficient of variation of the service time; 0 is deterministic"),
+    "token_price": Field("price of a thinking token beyond its time, s / token", per_type=False),
 }
 
 # One number can stand for every type in all fields but the mix, whose sum is fixed.

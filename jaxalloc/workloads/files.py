@@ -1,9 +1,9 @@
 """Workload files: what may stand in one, reading, overriding and writing it.
 
-A file is TOML: `arrival_rate` and `accuracy_weight` (and, if wished, `name`, `source`, `note`) at
-the top, then one `[[task]]` table a type with the fields of `Workload` as plain numbers. Standard
-errors may stand beside them (`decay_se`), and the covariances of (gain, decay, floor) and of
-(base_time, time_per_token).
+A file is TOML: `arrival_rate` and `accuracy_weight` (and, if wished, `token_price`, `name`,
+`source`, `note`) at the top, then one `[[task]]` table a type with the fields of `Workload` as
+plain numbers. Standard errors may stand beside them (`decay_se`), and the covariances of (gain,
+decay, floor) and of (base_time, time_per_token).
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class WorkloadFile(BaseModel):
     arrival_rate: float = Field(ge=0)
     arrival_rate_se: float | None = StandardError
     accuracy_weight: float = Field(ge=0)
+    token_price: float = Field(default=0.0, ge=0)
     task: list[Task] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -228,6 +229,8 @@ def save(file: WorkloadFile, path: str | os.PathLike[str]) -> None:
     document = tomlkit.document()
     data = file.model_dump(exclude_none=True)
     tasks = data.pop("task")
+    if not data["token_price"]:  # which few workloads have
+        del data["token_price"]
     for key, value in data.items():
         document.add(key, tomlkit.item(value))
     tables = tomlkit.aot()

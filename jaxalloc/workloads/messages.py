@@ -8,7 +8,16 @@ from typing import Any
 
 from jaxalloc.workloads.fields import FIELDS
 
-_TOP = ("arrival_rate", "arrival_rate_se", "accuracy_weight", "name", "source", "note", "task")
+_TOP = (
+    "arrival_rate",
+    "arrival_rate_se",
+    "accuracy_weight",
+    "token_price",
+    "name",
+    "source",
+    "note",
+    "task",
+)
 _BOUNDS = {"greater_than": "greater than", "greater_than_equal": "at least"}
 _MAX_LENGTH = 60
 

@@ -21,7 +21,7 @@ BASE = {
     "max_tokens": 1000,
     "accuracy_weight": 20.0,
 }
-PER_SERVER = ("arrival_rate", "accuracy_weight")
+PER_SERVER = ("arrival_rate", "accuracy_weight", "token_price")
 
 
 def create(**changes):
@@ -198,11 +198,11 @@ def test_derivatives_through_create():
 def test_round_trip_as_a_pytree():
     workload = create(arrival_rate=[0.1, 0.2])
     leaves, structure = jax.tree.flatten(workload)
-    assert len(leaves) == 11
+    assert len(leaves) == 12
     again = jax.tree.unflatten(structure, leaves)
     assert all(getattr(again, name) is value for name, value in vars(workload).items())
     # JAX rebuilds it with whatever a transformation carries.
-    assert jax.tree.unflatten(structure, [None] * 11).gain is None
+    assert jax.tree.unflatten(structure, [None] * 12).gain is None
     identity = jax.jit(lambda given: given)(workload)
     np.testing.assert_array_equal(identity.arrival_rate, workload.arrival_rate)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -210,5 +210,7 @@ def test_round_trip_as_a_pytree():
 
 
 def test_solve_names_a_batch_given_in_place_of_one_workload():
-    with pytest.raises(ValueError, match=r"arrival_rate has shape \(2,\).*use `solve_batch`"):
+    with pytest.raises(
+        ValueError, match=r"arrival_rate has shape \(2,\).*use jax.vmap or solve_batch"
+    ):
         solve(create(arrival_rate=[0.1, 0.2]))

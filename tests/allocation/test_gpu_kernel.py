@@ -3,6 +3,8 @@
 `benchmarks/kernel_agreement.py` compares the whole random and hard sets; this is a slice of them.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,6 @@ from problems import hard_workloads, lanes, random_workloads
 from jaxalloc import FixedPoint, Newton, ProjectedGradient, Status, backend, solve, solve_batch
 from jaxalloc.allocation import gpu_kernel
 from jaxalloc.allocation.lanes import side_by_side
-from jaxalloc.allocation.workload import PricedWorkload
 
 # A cap on steps that no other test has, so that nothing traced before is met again.
 KERNEL = Newton(max_steps=88)
@@ -79,7 +80,7 @@ def test_every_solver_has_its_kernel(solver):
 def test_prices_warm_starts_and_nested_batches():
     drawn = as_workload(random_workloads(64, 20))
     price = jnp.linspace(0, 1e-3, 20)
-    workloads = PricedWorkload(**vars(drawn), price_per_token=price)
+    workloads = dataclasses.replace(drawn, token_price=price)
     plain = jax.vmap(solve)(workloads)
     assert np.max(np.abs(plain.tokens - solve_batch(drawn).tokens)) > 1
     folded = jax.tree.map(lambda leaf: leaf.reshape(4, 5, *leaf.shape[1:]), (workloads, plain))

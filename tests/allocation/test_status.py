@@ -23,7 +23,7 @@ from jaxalloc.allocation.optimum import classify, first_point, run
 
 SOLVERS = [Newton(), FixedPoint(), ProjectedGradient(), ProjectedGradient(certified=True)]
 NAMES = tuple(qwen3_8b(0.1))
-PER_SERVER = ("arrival_rate", "accuracy_weight")
+PER_SERVER = ("arrival_rate", "accuracy_weight", "token_price")
 
 
 def changed(**changes):

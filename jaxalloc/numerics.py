@@ -1,0 +1,114 @@
+"""Numeric helpers of every room: one dtype, one kind of random key, no derivative where none is."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+Inputs = TypeVar("Inputs")
+Outputs = TypeVar("Outputs")
+
+
+def floating_dtype(*values: Any) -> np.dtype[Any]:
+    """The dtype to compute in: float64 if an array among the values is, else float32.
+
+    Narrower floats would not reach any tolerance and are widened. Python numbers, integers and
+    weakly typed arrays follow the others; where there are no others it is JAX's default.
+
+    >>> str(floating_dtype(np.zeros(2, np.float16), 3, np.arange(2)))
+    'float32'
+    """
+    dtypes = [
+        value.dtype
+        for value in values
+        if isinstance(value, jax.Array | np.ndarray | np.floating)
+        and jnp.issubdtype(value.dtype, jnp.floating)
+        and not getattr(value, "weak_type", False)
+    ]
+    narrow = bool(dtypes) and all(dtype.itemsize <= 4 for dtype in dtypes)
+    return jax.dtypes.canonicalize_dtype(np.float32 if narrow else np.float64)
+
+
+def cast(value: Any, dtype: Any) -> jax.Array:
+    """A JAX array of that dtype; the value itself if it is one."""
+    if isinstance(value, jax.Array):
+        right = value.dtype == dtype and not getattr(value, "weak_type", False)
+        return value if right else jax.lax.convert_element_type(value, dtype)
+    return jnp.asarray(np.asarray(value, dtype))  # on the host, where nothing is compiled
+
+
+def as_key(key: Any) -> jax.Array:
+    """A typed random key, whatever kind of key was given.
+
+    Raises:
+      TypeError: it is none.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        typed: jax.Array = key
+        return typed
+    if dtype != np.uint32 or not np.shape(key):
+        fix = f"jax.random.key({key})" if isinstance(key, int) else "jax.random.key(0)"
+        raise TypeError(f"key = {key!r} is not a random key: give {fix}")
+    return jax.random.wrap_key_data(key)
+
+
+def without_derivative(
+    function: Callable[[Inputs], Outputs], inputs: Inputs, sentence: str
+) -> Outputs:
+    """`function(inputs)`; whoever asks for its derivative gets a TypeError with that sentence.
+
+    Only who asks: beside a gradient, as auxiliary output or under `stop_gradient`, it is fine.
+
+    Args:
+      function: of one pytree of arrays.
+      inputs: the pytree.
+      sentence: what has no derivative, and what to do.
+    """
+
+    def is_floating(leaf: Any) -> bool:
+        return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+    def stopped(leaf: Any) -> Any:
+        return jax.lax.stop_gradient(leaf) if is_floating(leaf) else leaf
+
+    outputs = function(jax.tree.map(stopped, inputs))
+    sources = [leaf for leaf in jax.tree.leaves(inputs) if is_floating(leaf)]
+    linked: Outputs = jax.tree.map(
+        lambda leaf: _linked(leaf, sources, sentence) if is_floating(leaf) else leaf, outputs
+    )
+    return linked
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _linked(output: jax.Array, sources: list[jax.Array], sentence: str) -> jax.Array:
+    """`output`, which depends on the sources in a way that has no derivative."""
+    return output
+
+
+@_linked.defjvp
+def _linked_jvp(sentence: str, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
+    output = primals[0]
+    moved = sum(jnp.sum(source).astype(output.dtype) for source in tangents[1])
+    unknown = _unknown_p.bind(moved, sentence=sentence)
+    return output, jnp.broadcast_to(unknown, output.shape)
+
+
+def _refuse(*_: Any, sentence: str, **__: Any) -> Any:
+    raise TypeError(sentence)
+
+
+# A tangent that nobody may look at: it is linear, and refuses to be computed or transposed.
+_unknown_p = Primitive("no_derivative")
+_unknown_p.def_impl(_refuse)
+_unknown_p.def_abstract_eval(lambda moved, *, sentence: moved)
+ad.deflinear2(_unknown_p, _refuse)
+batching.defvectorized(_unknown_p)
+mlir.register_lowering(_unknown_p, _refuse)
