@@ -14,16 +14,18 @@ CORE = {"jax", "numpy", "optax", "chex", "jaxtyping"}
 # Each room and the rooms it may use; "" is the map, `jaxalloc/__init__.py`.
 ROOMS = {
     "backend": set(),
+    "files": set(),
     "allocation": {"backend"},
     "scheduling": {"backend"},
     "calibration": {"backend", "allocation"},
-    "workloads": {"allocation", "calibration"},
+    "workloads": {"files", "allocation", "calibration"},
     "measurements": {"calibration"},
     "traces": {"scheduling"},
-    "sweep": {"backend", "workloads", "traces", "allocation", "scheduling"},
+    "sweep": {"backend", "files", "workloads", "traces", "allocation", "scheduling"},
     "cli": {
         "",
         "backend",
+        "files",
         "sweep",
         "workloads",
         "traces",
@@ -35,6 +37,7 @@ ROOMS = {
 }
 LIBRARIES = {
     "backend": CORE,
+    "files": set(),
     "allocation": CORE,
     "scheduling": CORE,
     "calibration": CORE,

@@ -20,6 +20,7 @@ import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jaxalloc.allocation.workload import Workload
+from jaxalloc.files import new_file
 from jaxalloc.workloads.fields import FIELDS
 from jaxalloc.workloads.messages import describe
 
@@ -238,10 +239,5 @@ def save(file: WorkloadFile, path: str | os.PathLike[str]) -> None:
             table.add(key, tomlkit.item(int(value) if whole else value))
         tables.append(table)
     document.add("task", tables)
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(tomlkit.dumps(document), encoding="utf-8")
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with new_file(Path(path)) as written:
+        written.write(tomlkit.dumps(document).encode())
