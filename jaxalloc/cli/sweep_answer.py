@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxalloc.sweep.running import Outcome
 
 FAILED = 1
+_IMPOSSIBLE = "their requests cannot be scheduled: see capacity, intervals and stretch"
 
 
 def about_plan(study: str, plan: Plan) -> dict[str, Any]:
@@ -54,6 +55,8 @@ def say_stopped(what: str, done: int | None, total: int, out: Path | None) -> No
         message += f" after {done:,} of {total:,} configurations"
     if out is not None and out.suffix.lower() != ".parquet":
         message += f": what was solved is in {out}: run it again with --resume"
+    elif out is not None and done == total:
+        message += f": they are in {out}"
     elif out is not None and done:
         message += f": they are in {partial_path(out)}; {out} was not touched"
     sys.stderr.write(message + "\n")
@@ -63,7 +66,7 @@ def say_stopped(what: str, done: int | None, total: int, out: Path | None) -> No
 def no_room(out: Path, error: OSError, folder: bool, done: int, total: int) -> str:
     """What to do about a disk that is full."""
     reason = error.strerror or error
-    advice = "make room or give another"
+    advice = "make room, or give a folder, which keeps what was solved"
     if folder:
         advice = f"{done:,} of {total:,} configurations are kept: make room and add --resume"
     return f"--out = {str(out)!r}: {reason}: {advice}"
@@ -73,7 +76,8 @@ def complain(plan: Plan, statuses: Mapping[str, int]) -> None:
     """Say what failed, and exit with 1 if anything did."""
     failed = {name: statuses[name] for name in plan.job.failures if statuses.get(name)}
     for name, count in failed.items():
-        sys.stderr.write(f"jaxalloc: {name}: {count:,} configurations: {ADVICE[name]}\n")
+        advice = ADVICE[name] if plan.job.kind == "allocation" else _IMPOSSIBLE
+        sys.stderr.write(f"jaxalloc: {name}: {count:,} configurations: {advice}\n")
     if plan.job.kind == "schedule" and not statuses.get("FINISHED"):
         sys.stderr.write("jaxalloc: no configuration finished: raise capacity or max_rounds\n")
         failed["FINISHED"] = 0
@@ -98,6 +102,12 @@ def print_answer(document: dict[str, Any]) -> None:
         totals.add_row("time", f"{what} ({document['timed']} chunks timed)")
         show(totals)
         return
+    if "damaged" in document:
+        for name, reason in document["damaged"].items():
+            totals.add_row(name, reason)
+        totals.add_row("as they were written", f"{document['parts']:,} parts")
+        show(totals)
+        return
     if document["solved"] == size:
         rate = f"{document['per_second']:,.0f} / s, compiling and writing included"
         totals.add_row("time", f"{seconds:.2f} s ({rate})")
@@ -106,9 +116,10 @@ def print_answer(document: dict[str, Any]) -> None:
     for status, count in sorted(document["status"].items()):
         totals.add_row(status, f"{count:,} ({count / size:.1%})")
     show(totals)
-    for key in ("out", "plot"):
-        if key in document:
-            show(f"wrote {document[key]}" if document["solved"] else f"{document[key]} is complete")
+    if "out" in document:
+        show(f"wrote {document['out']}" if document["solved"] else f"{document['out']} is complete")
+    if "plot" in document:
+        show(f"wrote {document['plot']}")
 
 
 def _axis_words(axis: dict[str, Any]) -> str:

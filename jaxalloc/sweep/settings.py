@@ -14,11 +14,12 @@ import numpy as np
 
 from jaxalloc.scheduling import policies
 from jaxalloc.scheduling.batch_time import BatchTime
+from jaxalloc.scheduling.instance import validate
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.sweep.axes import Array, Axis, Quantity, Span, read_axis, read_drawn
 from jaxalloc.traces.intervals import Predictions, calibration
 from jaxalloc.traces.readers import SUFFIXES, read_trace
-from jaxalloc.traces.trace import Trace
+from jaxalloc.traces.trace import Trace, to_requests
 from jaxalloc.traces.words import (
     POLICIES,
     read_arrivals,
@@ -207,6 +208,20 @@ def make_instance(settings: Mapping[str, Any]) -> Instance:
         max_rounds=None if get("max_rounds") is None else int(get("max_rounds")),
         seed=seed,
     )
+
+
+def check_instance(instance: Instance) -> None:
+    """Raise ValueError if `simulate` would call it INVALID."""
+    made = instance.predictions
+    requests = to_requests(
+        instance.trace,
+        arrival=instance.arrival,
+        lower=made.lower,
+        upper=made.upper,
+        predicted=made.predicted,
+    )
+    in_seconds = instance.batch_time is not None
+    validate(requests, instance.capacity, instance.policy, in_seconds=in_seconds)
 
 
 def quality(instance: Instance) -> tuple[float, float]:

@@ -43,12 +43,32 @@ def test_one_file_opens_like_a_folder(stored, tmp_path):
     assert one.plan == stored.plan
 
 
+def test_a_damaged_file_is_read_right_or_not_at_all(stored, tmp_path):
+    whole, path = stored.table(), tmp_path / "one.parquet"
+    sweep.run(study(), path, chunk_size=CHUNK)
+    data = path.read_bytes()
+    rng = np.random.default_rng(6)
+    for place in rng.choice(len(data), 150, replace=False):
+        broken = bytearray(data)
+        broken[place] ^= 1 << rng.integers(8)
+        path.write_bytes(broken)
+        try:
+            found = sweep.open(path)
+            assert found.status()
+            assert found.table().schema == whole.schema
+        except ValueError as error:
+            assert len(str(error).splitlines()) == 1  # noqa: PT017
+            assert str(path) in str(error)  # noqa: PT017
+    with pytest.raises(ValueError, match="is not a folder with parts"):
+        sweep.open(stored.path.parent / path).verify()
+
+
 def test_what_is_not_there_is_named(stored, tmp_path):
     with pytest.raises(ValueError, match="column 'waits' is not in"):
         stored.table(["waits"])
     with pytest.raises(ValueError, match="does not exist: give a folder or file"):
         sweep.open(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="has no manifest: give the folder of a sweep"):
+    with pytest.raises(ValueError, match="has no manifest, or a damaged one: give"):
         sweep.open(tmp_path)
     drawn = sweep.plan("qwen3-8b", {"arrival_rate": "0.1:1"}, design="random", points=33)
     path = tmp_path / "drawn"
