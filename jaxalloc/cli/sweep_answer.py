@@ -89,23 +89,24 @@ def print_answer(document: dict[str, Any]) -> None:
     """The answer as a table."""
     from jaxalloc.cli.output import make_totals, show
 
-    size, seconds = document["configurations"], document["seconds"]
+    size = document["configurations"]
     totals = make_totals()
     totals.add_row("configurations", f"{size:,}")
     for name, axis in document["axes"].items():
         totals.add_row(name, _axis_words(axis))
+    if "damaged" in document:
+        for name, reason in document["damaged"].items():
+            totals.add_row(name, reason)
+        totals.add_row("as they were written", f"{document['parts']:,} parts")
+        show(totals)
+        return
+    seconds = document["seconds"]
     if "timed" in document:
         chunks = f"{document['chunks']:,} of {document['chunk_size']:,} configurations"
         totals.add_row("chunks", chunks)
         totals.add_row("on the disk", f"{document['bytes'] / 1e6:,.1f} MB")
         what = f"about {seconds:,.1f} s, and {document['compile_seconds']:.1f} s to compile"
         totals.add_row("time", f"{what} ({document['timed']} chunks timed)")
-        show(totals)
-        return
-    if "damaged" in document:
-        for name, reason in document["damaged"].items():
-            totals.add_row(name, reason)
-        totals.add_row("as they were written", f"{document['parts']:,} parts")
         show(totals)
         return
     if document["solved"] == size:

@@ -125,8 +125,12 @@ class Allocations:
         """Names and types of the answers, in order."""
         number = self.dtype().name
         figures = dict.fromkeys(("objective", *_MEASURES, "residual"), number)
-        tokens = dict.fromkeys((f"tokens.{task}" for task in self.tasks), number)
+        tokens = dict.fromkeys(self._budgets(), number)
         return {"status": "text", **figures, "steps": "int32", **tokens}
+
+    def _budgets(self) -> list[str]:
+        """The names of the columns of tokens."""
+        return [f"tokens.{task}" for task in self.tasks]
 
     def lane_bytes(self) -> int:
         """Memory of a configuration while it is solved."""
@@ -183,9 +187,8 @@ class Allocations:
         """Wait for the answers, by column."""
         status, figures, steps, tokens = jax.tree.map(np.asarray, started)
         answers: Columns = {"status": status, **figures, "steps": steps}
-        names = (name for name in self.columns() if name.startswith("tokens."))
-        answers |= {name: tokens[k] for k, name in enumerate(names)}
-        return {name: answers[name] for name in self.columns()}
+        answers |= zip(self._budgets(), np.ascontiguousarray(tokens.T), strict=True)
+        return answers
 
 
 @functools.cache
@@ -222,7 +225,7 @@ def _solver(solver: Any, mesh: Mesh | None) -> Any:
             lambda workload: dispatch(solve_one, workload, kernel=has_kernel(workload))
         )(lanes)
         figures = {"objective": best.objective, **measures, "residual": best.residual}
-        return best.status, figures, best.steps, tuple(best.tokens.T)
+        return best.status, figures, best.steps, best.tokens
 
     return spread(solve_chunk, mesh)
 

@@ -94,9 +94,11 @@ class WorkloadFile(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> WorkloadFile:
         names = self.task_names
+        seen: set[str] = set()
         for name in names:
-            if names.count(name) > 1:
+            if name in seen:
                 raise ValueError(f"name = {name!r} is given to more than one task: rename one")
+            seen.add(name)
         total = sum(task.mix for task in self.task)
         if abs(total - 1) > _MIX_TOLERANCE:
             raise ValueError(f"the sum of mix = {total:g} must be 1: divide each mix by it")

@@ -59,8 +59,10 @@ def test_a_damaged_file_is_read_right_or_not_at_all(stored, tmp_path):
         except ValueError as error:
             assert len(str(error).splitlines()) == 1  # noqa: PT017
             assert str(path) in str(error)  # noqa: PT017
+    path.write_bytes(data)
+    assert sweep.open(path).table() == whole
     with pytest.raises(ValueError, match="is not a folder with parts"):
-        sweep.open(stored.path.parent / path).verify()
+        sweep.open(path).verify()
 
 
 def test_what_is_not_there_is_named(stored, tmp_path):
@@ -96,6 +98,23 @@ def test_one_trace_for_a_whole_sweep(tmp_path, monkeypatch):
     assert len(traces) == 1
     run(tmp_path / "other", study(base_time=[0.3], decay=[1e-3, 2e-3]))
     assert len(traces) == 1  # for another sweep neither
+
+
+def test_what_is_compiled_does_not_grow_with_the_tasks():
+    import jax
+
+    import jaxalloc
+
+    def size(tasks):
+        numbers = {"gain": 0.5, "decay": 1e-3, "floor": 0.1, "base_time": 0.1}
+        numbers |= {"time_per_token": 1e-3, "max_tokens": 100, "accuracy_weight": 9}
+        mix = np.full(tasks, 1 / tasks)
+        one = jaxalloc.Workload.create(arrival_rate=0.1, mix=mix, **numbers)
+        lanes = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (2, *leaf.shape)), one)
+        made = jax.make_jaxpr(allocations._solver(jaxalloc.Newton(), None))((), lanes)
+        return len(str(made).splitlines())
+
+    assert size(64) < 1.05 * size(7)
 
 
 def test_float32_where_jax_is_so(tmp_path):
