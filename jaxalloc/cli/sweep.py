@@ -106,6 +106,8 @@ def sweep(
     check_target(plot, PICTURES, "--plot")
     if out is None and (resume or verify):
         raise BadInput(f"{'--resume' if resume else '--verify'} is of a folder: add --out FOLDER")
+    if verify and not resume and (plot is not None or dry_run):
+        raise BadInput("--verify only reads: drop --plot and --dry-run, or add --resume")
     if out is None and plot is None and not dry_run:
         raise BadInput(
             "--out is missing: give a file (.parquet) or a folder, or --plot or --dry-run"
@@ -120,10 +122,8 @@ def sweep(
         plan = _plan(study, named, flags, method)
         _check_plot(plan, plot)
         document = about_plan(study, plan)
-        if dry_run:
-            document |= _estimate(plan, chunk_size)
-        elif verify and not resume:
-            document |= _verified(plan, out)
+        if dry_run or (verify and not resume):
+            document |= _looked(plan, None if dry_run else out, chunk_size)
         else:
             quiet = as_json or group.index > 0
             wishes = {"resume": resume, "verify": verify, "chunk_size": chunk_size, "group": group}
@@ -198,21 +198,14 @@ def _processes(
         raise BadInput(str(error)) from None
 
 
-def _estimate(plan: Plan, chunk_size: int | None) -> dict[str, Any]:
+def _looked(plan: Plan, out: Path | None, chunk_size: int | None) -> dict[str, Any]:
+    """What is damaged in a folder; without one, what the sweep would take."""
+    from jaxalloc.sweep.directory import verify
     from jaxalloc.sweep.estimate import estimate
 
     try:
-        return estimate(plan, chunk_size)._asdict()
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-
-
-def _verified(plan: Plan, out: Path | None) -> dict[str, Any]:
-    """What is damaged in the folder of a plan."""
-    from jaxalloc.sweep.directory import verify
-
-    try:
-        assert out is not None
+        if out is None:
+            return estimate(plan, chunk_size)._asdict()
         count, damaged = verify(out, plan)
     except ValueError as error:
         raise BadInput(str(error)) from None

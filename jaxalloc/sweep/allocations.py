@@ -125,12 +125,8 @@ class Allocations:
         """Names and types of the answers, in order."""
         number = self.dtype().name
         figures = dict.fromkeys(("objective", *_MEASURES, "residual"), number)
-        tokens = dict.fromkeys(self._budgets(), number)
+        tokens = dict.fromkeys((f"tokens.{task}" for task in self.tasks), number)
         return {"status": "text", **figures, "steps": "int32", **tokens}
-
-    def _budgets(self) -> list[str]:
-        """The names of the columns of tokens."""
-        return [f"tokens.{task}" for task in self.tasks]
 
     def lane_bytes(self) -> int:
         """Memory of a configuration while it is solved."""
@@ -144,9 +140,10 @@ class Allocations:
         problem = self._problem(design.rows(0, 1))
         if problem is None:
             return
+        judge = jax.jit(jax.vmap(classify))
         for start in range(0, design.size, _BLOCK):
             rows = filled(design, start, min(start + _BLOCK, design.size), _BLOCK)
-            status = np.asarray(_classifier()(self._lanes(rows, _BLOCK, None)))
+            status = judge(self._lanes(rows, _BLOCK, None))
             if not np.isin(status, (Status.INVALID, Status.NON_FINITE)).all():
                 return
         raise ValueError(f"every configuration is INVALID: of the first, {problem}: correct it")
@@ -187,13 +184,13 @@ class Allocations:
         """Wait for the answers, by column."""
         status, figures, steps, tokens = jax.tree.map(np.asarray, started)
         answers: Columns = {"status": status, **figures, "steps": steps}
-        answers |= zip(self._budgets(), np.ascontiguousarray(tokens.T), strict=True)
-        return answers
+        names = [name for name in self.columns() if name.startswith("tokens.")]
+        return answers | dict(zip(names, np.ascontiguousarray(tokens.T), strict=True))
 
 
 @functools.cache
 def _filler(targets: Targets, mesh: Mesh | None) -> Any:
-    """The function that lays out a chunk: of a base workload and of columns of [B] numbers.
+    """The function that lays out a chunk, of a base workload and of columns of [B] numbers.
 
     The first column only says how many lanes there are; the others are what varies.
     """
@@ -202,12 +199,6 @@ def _filler(targets: Targets, mesh: Mesh | None) -> Any:
         return _fill(base, values[0].shape[0], values[1:], targets)
 
     return spread(fill_chunk, mesh)
-
-
-@functools.cache
-def _classifier() -> Any:
-    """The statuses that workloads have before any step."""
-    return jax.jit(jax.vmap(classify))
 
 
 @functools.cache

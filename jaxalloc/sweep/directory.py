@@ -76,12 +76,13 @@ class Directory(NamedTuple):
     def write_part(self, chunk: Chunk) -> Counter[str]:
         """Write one part; it appears when it is complete. Returns its statuses.
 
-        Its digest comes first, so that no part is ever without.
+        Its digest comes first, so that no part is ever without; if the machine fails before that
+        is on the disk, the part is solved again.
         """
         data, statuses = self.encoded(chunk)
         name = part_name(chunk.number)
-        for file, content in ((seal_name(name), seal_of_part(data).encode()), (name, data)):
-            write_whole(self.path / file, content)
+        write_whole(self.path / seal_name(name), seal_of_part(data).encode(), durable=False)
+        write_whole(self.path / name, data)
         return statuses
 
     def encoded(self, chunk: Chunk) -> tuple[Any, Counter[str]]:
@@ -106,9 +107,9 @@ class Directory(NamedTuple):
         return self._replace(manifest=manifest)
 
 
-def write_whole(path: Path, data: Any) -> None:
+def write_whole(path: Path, data: Any, *, durable: bool = True) -> None:
     """Write a file that appears when it is complete."""
-    with new_file(path) as file:
+    with new_file(path, durable=durable) as file:
         file.write(data)
 
 
@@ -181,6 +182,8 @@ def verify(path: Path, plan: Plan | None = None) -> tuple[int, dict[str, str]]:
         which nothing is known of the others.
     """
     name = f"--out = {str(path)!r}"
+    if not path.is_dir():
+        raise ValueError(f"{name} is no folder: give one with the parts of a sweep")
     manifest = read_manifest(path)
     if manifest is None:
         raise ValueError(f"{name}: {MANIFEST} is missing or damaged: --resume makes it again")

@@ -213,10 +213,10 @@ def test_a_full_disk_keeps_the_parts_of_a_folder(command, tmp_path, monkeypatch)
     line = "sweep qwen3-8b --arrival-rate 0.1:0.2:10 --chunk-size 4 --out folder"
     write = directory.write_whole
 
-    def full(path, data):
+    def full(path, data, **options):
         if path.name == "part-0000002.parquet":
             raise OSError(28, "No space left on device")
-        write(path, data)
+        write(path, data, **options)
 
     monkeypatch.setattr(directory, "write_whole", full)
     code, out, err = command(line)
@@ -348,7 +348,10 @@ def test_a_folder_is_verified_and_mended(command, tmp_path):
     for wrong, named in (
         ("sweep qwen3-8b --verify", "--verify is of a folder: add --out FOLDER"),
         ("sweep qwen3-8b --verify --out folder", "is of another plan"),
-        ("sweep qwen3-8b --verify --out nothing", "is missing or damaged"),
+        ("sweep qwen3-8b --verify --out nothing", "'nothing' is no folder"),
+        ("sweep qwen3-8b --verify --out a.parquet", "'a.parquet' is no folder"),
+        ("sweep qwen3-8b --verify --out . --dry-run", "--verify only reads: drop --plot and"),
+        (f"{line} --resume --out a.parquet", "'a.parquet' is one file: give a folder"),
     ):
         code, _, err = command(wrong)
         assert (code, len(err.splitlines())) == (2, 1)

@@ -61,7 +61,7 @@ def test_a_damaged_file_is_read_right_or_not_at_all(stored, tmp_path):
             assert str(path) in str(error)  # noqa: PT017
     path.write_bytes(data)
     assert sweep.open(path).table() == whole
-    with pytest.raises(ValueError, match="is not a folder with parts"):
+    with pytest.raises(ValueError, match="is no folder: give one"):
         sweep.open(path).verify()
 
 
