@@ -323,4 +323,7 @@ def _cause(worst: Comparison, cv: float) -> str:
         "both orders": f"long ones come when {together} arrive",
     }
     named = sorted(pushed, key=pushed.__getitem__, reverse=True)
-    return ", and ".join(words[name] for name in named if pushed[name] >= _SHARE * most)
+    said = ", and ".join(words[name] for name in named if pushed[name] >= _SHARE * most)
+    if pushed["both orders"] > -_SHARE * most:
+        return said
+    return f"{said}; less so as long ones come when {'few' if sign > 0 else 'many'} arrive"

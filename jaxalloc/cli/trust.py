@@ -107,7 +107,9 @@ def _print(document: dict[str, Any]) -> None:
     left_out = document["without_output"]
     without = f"; {left_out:,} without output are left out" if left_out else ""
     totals.add_row("queries", f"{document['num_queries']:,}{without}")
-    unit = {"date": "dates and times"}.get(document["time_unit"], f"in {document['time_unit']}")
+    unit = {"date": "dates and times"}.get(
+        document["time_unit"], f"numbers in {document['time_unit']}"
+    )
     totals.add_row("arrivals read", unit)
     if document["grid"] is not None:
         totals.add_row("time grid", f"{document['grid']:g} s: spread at random within it")
