@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import PICTURES, AsJson, PicturePath, check_seed, check_target
+from jaxalloc.cli.flags import (
+    PICTURES,
+    AsJson,
+    PicturePath,
+    TimeUnit,
+    check_seed,
+    check_target,
+    seconds_per_unit,
+)
 from jaxalloc.workloads.fields import FIELDS, domain_error
 
 if TYPE_CHECKING:
@@ -58,6 +66,7 @@ def fit(
             help="Columns of LOG not called time, task.",
         ),
     ] = None,
+    time_unit: TimeUnit = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Leave out tasks that the data do not determine.")
     ] = False,
@@ -127,11 +136,12 @@ def fit(
     shares = _shares(mix)
     from jaxalloc.measurements.runs import read_arrivals, read_runs
 
-    table = _or_bad_input(lambda: read_runs(runs, _pairs(columns, "--columns")))
+    unit = seconds_per_unit(time_unit)
+    table = _or_bad_input(lambda: read_runs(runs, _pairs(columns, "--columns"), unit))
     log = None
     if arrivals is not None:
         named = _pairs(arrival_columns, "--arrival-columns")
-        log = _or_bad_input(lambda: read_arrivals(arrivals, named))
+        log = _or_bad_input(lambda: read_arrivals(arrivals, named, unit))
         _check_log(arrivals, log, table.tasks)
     for task in shares:
         if task not in table.tasks:

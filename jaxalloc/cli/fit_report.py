@@ -172,7 +172,9 @@ def _print_decision(document: dict[str, Any]) -> None:
             f"{task['regret']:.2g}",
         )
     totals = make_totals()
-    rate = f"{traffic['arrival_rate']:.4g} / s ({traffic['source']})"
+    unit = traffic.get("time_unit")
+    read = f" of {'dates' if unit == 'date' else f'times in {unit}'}" if unit else ""
+    rate = f"{traffic['arrival_rate']:.4g} / s ({traffic['source']}{read})"
     if "arrival_rate_interval" in traffic:
         low, high = traffic["arrival_rate_interval"]
         rate += f", {low:.4g} to {high:.4g}; CV of the gaps {traffic['cv']:.2f}"

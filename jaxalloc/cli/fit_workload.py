@@ -112,6 +112,7 @@ def _of_log(tasks: list[TaskFit], log: Arrivals) -> dict[str, Any]:
         )
     found: dict[str, Any] = {
         "source": "log",
+        "time_unit": log.time_unit,
         "arrivals": len(log.time),
         "arrival_rate": rate,
         "arrival_rate_se": float(fit.arrival_rate_se),

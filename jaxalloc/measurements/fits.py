@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from typing import Any
 
 import jax
@@ -87,7 +88,8 @@ def _fit_task(runs: Runs, robust: bool, level: float, replicates: int, seed: int
     usable = int(curve.status) in USABLE
     if replicates and usable:
         rows = counted.tokens, counted.correct, counted.trials, counted.question
-        key = jax.random.key(seed)
+        # What else is drawn of this seed has another name.
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"bootstrap"))
         intervals = bootstrap_intervals(
             bootstrap_accuracy(key, *rows, replicates=replicates), level
         )
