@@ -12,6 +12,7 @@ from jaxalloc.scheduling.requests import Requests
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
+MOST_TOKENS = 1 << 30  # of a prompt, an output or a prediction: the scheduler counts in 32 bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Trace:
       output: [N] tokens, at least 1.
       lower, upper, predicted: [N] the user's own predictions of the output, or None.
       dropped: requests of the source that were left out since they generated nothing.
+      time_unit: of the arrivals in the source ("s", "ms", "us", "ns" or "date"); None if it has
+        none.
     """
 
     arrival: Floats
@@ -33,6 +36,7 @@ class Trace:
     upper: Integers | None = None
     predicted: Integers | None = None
     dropped: int = 0
+    time_unit: str | None = None
 
     @property
     def num_requests(self) -> int:
@@ -68,7 +72,7 @@ class Trace:
         }
         if index.size:
             fields["arrival"] = fields["arrival"] - fields["arrival"][0]
-        return Trace(**fields, dropped=self.dropped)
+        return dataclasses.replace(self, **fields)
 
 
 def to_requests(trace: Trace, *, arrival: Any = 0, **predictions: Any) -> Requests:
