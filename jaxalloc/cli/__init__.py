@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 
@@ -11,6 +12,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
       arguments: words after `jaxalloc`; None takes them from the shell.
     """
-    from jaxalloc.cli.app import run
+    from jaxalloc.cli.errors import explain
 
-    return run(arguments)
+    try:
+        from jaxalloc.cli.app import run
+
+        return run(arguments)
+    except ImportError as error:  # of the app itself; those of a command are met there
+        sys.stderr.write(f"jaxalloc: {explain(error) or error}\n")
+        return 2

@@ -6,7 +6,10 @@ functions, so that `jaxalloc --help` answers at once.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -14,7 +17,8 @@ from typing import Annotated
 
 import typer
 
-from jaxalloc.cli.errors import BadInput
+from jaxalloc.cli.errors import explain
+from jaxalloc.cli.output import complain
 
 # Modules of this package, each with `register(app)`, in the order of the help.
 COMMANDS = (
@@ -33,6 +37,7 @@ COMMANDS = (
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_NO_OUTPUT = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 
 
 def make_app() -> typer.Typer:
@@ -78,19 +83,28 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if not words:
         words = ["--help"]
     try:
-        return int(make_app()(words, prog_name="jaxalloc", standalone_mode=False) or 0)
-    except BadInput as error:
-        return _complain(str(error))
+        code = int(make_app()(words, prog_name="jaxalloc", standalone_mode=False) or 0)
+        sys.stdout.flush()
+        return code
     except typer.TyperException as error:
-        return _complain(_usage(error))
+        complain(_usage(error))
     except (typer.Abort, KeyboardInterrupt):
-        sys.stderr.write("jaxalloc: interrupted\n")
+        complain("interrupted")
         return INTERRUPTED
-
-
-def _complain(message: str) -> int:
-    sys.stderr.write(f"jaxalloc: {' '.join(message.split())}\n")
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        complain(message)
+        if isinstance(error, OSError) and error.errno in _NO_OUTPUT:
+            _close_stdout()
     return BAD_INPUT
+
+
+def _close_stdout() -> None:
+    """Keep Python from writing there once more at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: typer.TyperException) -> str:

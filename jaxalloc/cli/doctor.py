@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import shutil
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from jaxalloc.cli.errors import explain
 from jaxalloc.cli.flags import AsJson
+from jaxalloc.cli.precision import float64
 
 FAILED = 1
 # The reference optimum of Qwen3-8B at the built-in traffic; all but the first are rounded.
 _KNOWN_TOKENS = {"AIME24": 4072.46, "AIME25": 4702, "GPQA-D": 704, "GSM8K": 2245, "HMMT25": 1393}
 _WITHIN = 0.6  # of a token: the references are rounded
 _KNOWN_FINISH = [5, 4, 3]  # A_min on the first instance worked by hand (prompt 1, cache 8)
-_LIBRARIES = ("jax", "jaxlib", "numpy", "scipy", "pyarrow", "pandas", "xarray", "matplotlib")
+_LIBRARIES = (
+    *("jax", "jaxlib", "numpy", "optax", "chex", "jaxtyping"),
+    *("typer", "rich", "pydantic", "tomlkit", "pyarrow", "matplotlib", "pandas", "xarray", "scipy"),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -25,29 +34,82 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is installed and where it runs, and solve two problems of known answers."""
-    from jaxalloc.cli.output import print_json
-    from jaxalloc.cli.precision import float64
+    """Say what is installed and where it runs, and solve two problems of known answers.
 
-    with float64():
-        document = _examine()
+    What is broken is named; all else is still told.
+    """
+    document = _examine()
+    from jaxalloc.cli.output import complain, print_json
+
     if as_json:
         print_json(document)
     else:
         _print(document)
-    if not all(test["passed"] for test in document["tests"].values()):
-        typer.echo("jaxalloc: a self-test failed: reinstall jax and jaxalloc", err=True)
+    for problem in document["problems"]:
+        complain(problem)
+    if document["problems"]:
         raise typer.Exit(FAILED)
 
 
 def _examine() -> dict[str, Any]:
+    """Everything there is to tell; what could not be found out is null and among the problems."""
+    problems: list[str] = []
+    versions = _versions(problems)
+
+    def found(examine: Callable[[], Any]) -> Any:
+        try:
+            return examine()
+        except Exception as error:  # whatever it is, the rest is examined all the same
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            problems.append(explain(error) or said)
+            return None
+
+    with contextlib.ExitStack() as stack:
+        found(lambda: stack.enter_context(float64()))
+        on_device = not problems
+        document = {
+            "versions": versions,
+            "platform": found(_platform) if on_device else None,
+            "devices": (found(_devices) if on_device else None) or [],
+            "cores": found(_cores),
+            "free_memory_bytes": found(_free_memory),
+            "dtype": "float64",
+            "tests": {
+                name: found(test) if on_device else None
+                for name, test in (("allocation", _allocation), ("schedule", _schedule))
+            },
+        }
+    if not all(test["passed"] for test in document["tests"].values() if test):
+        problems.append("a self-test failed: reinstall jax and jaxalloc")
+    return document | {
+        "hints": hints(document["platform"] or "", gpu_present()),
+        "problems": list(dict.fromkeys(problems)),
+    }
+
+
+def _versions(problems: list[str]) -> dict[str, str | None]:
+    """Versions of Python, of this package and of all that it needs."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("jaxalloc", *_LIBRARIES):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+            if name != "jaxalloc":  # which may run from its sources
+                problems.append(f"the package {name} is missing: install jaxalloc again")
+    return versions
+
+
+def _platform() -> str:
     import jax
 
-    from jaxalloc.backend.chunks import num_cores
-    from jaxalloc.sweep.manifest import versions
-    from jaxalloc.sweep.placement import host_memory
+    return jax.default_backend()
 
-    devices = [
+
+def _devices() -> list[dict[str, Any]]:
+    import jax
+
+    return [
         {
             "name": str(device),
             "kind": device.device_kind,
@@ -56,22 +118,18 @@ def _examine() -> dict[str, Any]:
         }
         for device in jax.devices()
     ]
-    return {
-        "versions": versions() | _versions(),
-        "platform": jax.default_backend(),
-        "devices": devices,
-        "cores": num_cores(),
-        "free_memory_bytes": host_memory(),
-        "dtype": "float64",
-        "tests": {"allocation": _allocation(), "schedule": _schedule()},
-        "hints": hints(jax.default_backend(), gpu_present()),
-    }
 
 
-def _versions() -> dict[str, str]:
-    from importlib import metadata
+def _cores() -> int:
+    from jaxalloc.backend import num_cores
 
-    return {name: metadata.version(name) for name in _LIBRARIES}
+    return num_cores()
+
+
+def _free_memory() -> int:
+    from jaxalloc.sweep.placement import host_memory
+
+    return host_memory()
 
 
 def _allocation() -> dict[str, Any]:
@@ -128,15 +186,19 @@ def _print(document: dict[str, Any]) -> None:
 
     totals = make_totals()
     for name, version in document["versions"].items():
-        totals.add_row(name, version)
+        totals.add_row(name, version or "missing")
     for device in document["devices"]:
         memory = device["memory_bytes"]
         size = f", {memory / 2**30:.1f} GiB" if memory else ""
         totals.add_row("device", f"{device['name']} ({device['kind']}{size})")
-    memory = document["free_memory_bytes"] / 2**30
-    totals.add_row("machine", f"{document['cores']} cores, {memory:.1f} GiB free")
+    memory = document["free_memory_bytes"]
+    free = f"{memory / 2**30:.1f} GiB free" if memory else "free memory unknown"
+    totals.add_row("machine", f"{document['cores'] or 'unknown'} cores, {free}")
     totals.add_row("commands in", document["dtype"])
     for name, test in document["tests"].items():
-        found = "as expected" if test["passed"] else f"{test['found']}, not {test['expected']}"
-        totals.add_row(f"self-test: {name}", found)
+        result = "not run"
+        if test:
+            wrong = f"{test['found']}, not {test['expected']}"
+            result = "as expected" if test["passed"] else wrong
+        totals.add_row(f"self-test: {name}", result)
     show(totals, *(f"hint: {hint}" for hint in document["hints"]))

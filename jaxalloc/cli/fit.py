@@ -255,9 +255,11 @@ def _shares(words: str | None) -> dict[str, float]:
 
 def _warn(tasks: list[TaskFit], document: dict[str, Any]) -> None:
     """What is wrong, or to be careful with, on stderr."""
+    from jaxalloc.cli.output import complain as say
+
     for task in tasks:
         for complaint in task.complaints:
-            typer.echo(f"jaxalloc: {task.name}: {complaint}", err=True)
+            say(f"{task.name}: {complaint}")
     found = document.get("arrivals") or {}
     if "warning" in found:
         typer.echo(f"jaxalloc: {found['warning']}", err=True)

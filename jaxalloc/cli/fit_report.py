@@ -108,8 +108,17 @@ def print_report(document: dict[str, Any]) -> None:
     """Print the tables."""
     from jaxalloc.cli.output import make_table, show
 
-    accuracy = make_table("accuracy", "floor, %", "gain, %", "decay, 1 / 1000", "")
-    service = make_table("service", "base, s", "per token, ms", "CV", "")
+    accuracy = make_table(
+        "accuracy",
+        "floor, %",
+        "gain, %",
+        "decay, 1 / 1000",
+        "",
+        least=("decay, 1 / 1000", "gain, %"),
+    )
+    service = make_table(
+        "service", "base, s", "per token, ms", "CV", "", least=("CV", "per token, ms")
+    )
     for task in document["tasks"]:
         curve, time = task["accuracy"], task["service"]
         accuracy.add_row(

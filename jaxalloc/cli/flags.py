@@ -179,11 +179,19 @@ def check_seed(seed: int) -> None:
 
 def check_target(path: Path | None, suffixes: tuple[str, ...], name: str) -> None:
     """Complain before any computing about a file that could not be written."""
+    from jaxalloc.files import unfinished_file
     from jaxalloc.sweep.parquet import check_target as check
 
     if path is None:
         return
     try:
         check(path, suffixes, name)
+        path.exists()  # or the name is too long
+        with unfinished_file(path):
+            pass
     except ValueError as error:
         raise BadInput(str(error)) from None
+    except OSError as error:
+        raise BadInput(
+            f"{name} = {str(path)!r} cannot be written ({error.strerror or error}): give another"
+        ) from None

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from jaxalloc.workloads.files import WorkloadFile
 
 FAILED = 1
-UNREACHABLE = "no budgets within the bounds meet it: loosen it, or lower --arrival-rate"
 NOT_FOUND = "the search ended beside the target: it is too close to what the server can do at all"
 
 Weights = Annotated[
@@ -135,10 +134,13 @@ def _meet(workload: Any, key: str, value: float, names: tuple[str, ...]) -> dict
 
     multiplier, best = jax.jit(getattr(jaxalloc, f"solve_for_{key}"))(workload, value)
     kind = "price_per_token" if key == "mean_tokens" else "accuracy_weight"
+    status = jaxalloc.Status(int(best.status)).name
+    advice = {"CONVERGED": None, "INFEASIBLE": _reach(workload, key, value)}
     return {
         "target": value,
         kind: float(multiplier),
-        "status": jaxalloc.Status(int(best.status)).name,
+        "status": status,
+        "advice": advice.get(status, NOT_FOUND),
         "mean_system_time": float(jaxalloc.mean_system_time(workload, best.tokens)),
         "mean_accuracy": float(jaxalloc.mean_accuracy(workload, best.tokens)),
         "mean_tokens": float((workload.mix * best.tokens).sum()),
@@ -147,27 +149,48 @@ def _meet(workload: Any, key: str, value: float, names: tuple[str, ...]) -> dict
     }
 
 
+def _reach(workload: Any, key: str, value: float) -> str:
+    """Why no budgets meet a target: what can be had at all, and what to change."""
+    import jaxalloc
+
+    least = float(jaxalloc.mean_system_time(workload, workload.min_tokens))
+    if not least < float("inf"):
+        return ADVICE["INFEASIBLE"]
+    if key == "system_time":
+        fix = "raise it, or lower --min-tokens, --base-time or --arrival-rate"
+        return f"the smallest budgets take {least:.4g} s: {fix}"
+    if key == "mean_tokens":
+        least = float((workload.mix * workload.min_tokens).sum())
+        return f"the smallest budgets have {least:,.4g} tokens: raise it, or lower --min-tokens"
+    most = float(jaxalloc.mean_accuracy(workload, workload.max_tokens))
+    limit = float((workload.mix * (workload.floor + workload.gain)).sum())
+    if value > limit:
+        return f"no thinking brings more than {limit:.4g}: lower it"
+    if value > most:
+        return f"the largest budgets bring {most:.4g}: lower it, or raise --max-tokens"
+    return "the budgets that reach it overload the server: lower it, or --arrival-rate"
+
+
 def _complain(document: dict[str, Any]) -> None:
     """Say what failed, and exit with 1 if anything did."""
+    from jaxalloc.cli.output import complain
+
     failed = False
     statuses = {point["status"] for point in document["points"]} - {"CONVERGED"}
     for status in sorted(statuses):
-        typer.echo(f"jaxalloc: {status}: {ADVICE[status]}", err=True)
+        complain(f"{status}: {ADVICE[status]}")
         failed = True
     for key, entry in document["targets"].items():
         if entry["status"] != "CONVERGED":
-            advice = UNREACHABLE if entry["status"] == "INFEASIBLE" else NOT_FOUND
             name = "--" + key.replace("_", "-")
-            typer.echo(
-                f"jaxalloc: {entry['status']}: {name} = {entry['target']:g}: {advice}", err=True
-            )
+            complain(f"{entry['status']}: {name} = {entry['target']:g}: {entry['advice']}")
             failed = True
     if failed:
         raise typer.Exit(FAILED)
 
 
 def _print(document: dict[str, Any]) -> None:
-    from jaxalloc.cli.output import make_table, make_totals, show
+    from jaxalloc.cli.output import make_table, make_totals, number, show
 
     points = document["points"]
     table = make_table("accuracy weight", "system time", "accuracy", "utilization", "0.01 accuracy")
@@ -175,9 +198,9 @@ def _print(document: dict[str, Any]) -> None:
     for point in points[::every]:
         table.add_row(
             f"{point['accuracy_weight']:.4g} s",
-            f"{point['mean_system_time']:.4g} s",
-            f"{point['mean_accuracy']:.4f}",
-            f"{point['utilization']:.4f}",
+            number(point["mean_system_time"], ".4g", " s"),
+            number(point["mean_accuracy"], ".4f"),
+            number(point["utilization"], ".4f"),
             f"{point['accuracy_weight'] / 100:.3g} s",
         )
     show(table)
@@ -186,11 +209,14 @@ def _print(document: dict[str, Any]) -> None:
     for key, entry in document["targets"].items():
         totals = make_totals()
         totals.add_row("target", f"{key.replace('_', ' ')} {entry['target']:g}")
-        if "price_per_token" in entry:
-            totals.add_row("price per token", f"{entry['price_per_token']:.6g} s")
-        else:
-            totals.add_row("accuracy weight", f"{entry['accuracy_weight']:.6g} s")
         totals.add_row("status", entry["status"])
+        if entry["status"] != "CONVERGED":
+            show("", totals)
+            continue
+        if "price_per_token" in entry:
+            totals.add_row("price per token", number(entry["price_per_token"], ".6g", " s"))
+        else:
+            totals.add_row("accuracy weight", number(entry["accuracy_weight"], ".6g", " s"))
         totals.add_row("mean system time", f"{entry['mean_system_time']:.4g} s")
         totals.add_row("accuracy", f"{entry['mean_accuracy']:.4f}")
         totals.add_row("mean tokens", f"{entry['mean_tokens']:,.1f}")

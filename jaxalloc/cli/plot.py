@@ -200,7 +200,7 @@ def _arrays(stored: Stored, columns: list[str]) -> Any:
 
 
 def _title(stored: Stored, others: dict[str, Any]) -> str:
-    from jaxalloc.cli.plots.sweep import title_of
+    from jaxalloc.cli.plots.style import title_of
 
     held = [
         f"{title_of(axis)} = {value if isinstance(value, str) else format(value, '.4g')}"

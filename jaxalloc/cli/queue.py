@@ -58,7 +58,8 @@ def queue(
         typer.Option(
             "--target",
             metavar="S",
-            help="Find the arrival rates that keep the mean and the percentiles under S seconds.",
+            help="Find the arrival rates (Poisson) that keep the mean and the percentiles under S "
+            "seconds.",
         ),
     ] = None,
     confidence: Annotated[
@@ -71,9 +72,16 @@ def queue(
     """Simulate the queue at the optimal tokens, beside what the M/G/1 formulas say."""
     file = read_workload(workload, numbers)
     check_target(plot, PICTURES, "--plot")
-    count = int(_number("--queries", queries, 1, MOST_QUERIES))
+    count = _number("--queries", queries, 1, MOST_QUERIES)
+    if not count.is_integer():
+        raise BadInput(f"--queries = {queries} is no whole number: give one")
     levels = _levels(percentiles)
     seconds = None if target is None else _number("--target", target, 0, float("inf"))
+    if seconds is not None and arrivals != "poisson":
+        raise BadInput(
+            f"--target = {target} is met by a formula for Poisson arrivals, which --arrivals = "
+            f"{arrivals} are not: drop one, or try rates by --arrival-rate"
+        )
     if not 0 < confidence < 1:
         raise BadInput(f"--confidence = {confidence:g} must be between 0 and 1: try 0.99")
     check_seed(seed)
@@ -87,7 +95,7 @@ def queue(
         except ValueError as error:
             raise BadInput(str(error)) from None
         setup = queue_answer.Setup(
-            file, integer, count, levels, law, seconds, confidence, seed, plot is not None
+            file, integer, int(count), levels, law, seconds, confidence, seed, plot is not None
         )
         answer, curves = queue_answer.compute(setup)
         document = {"workload": workload, "arrivals": arrivals} | answer
@@ -106,14 +114,15 @@ def queue(
 
 def _complain(document: dict[str, Any]) -> None:
     """Say what failed and what is doubtful; exit with 1 if anything failed."""
+    from jaxalloc.cli.output import complain
+
     if document["status"] != "CONVERGED":
-        typer.echo(f"jaxalloc: {document['status']}: {ADVICE[document['status']]}", err=True)
+        complain(f"{document['status']}: {ADVICE[document['status']]}")
         raise typer.Exit(FAILED)
     if document["relaxations"] < FEW_RELAXATIONS:
-        typer.echo(
-            f"jaxalloc: a replication lasts only {document['relaxations']:.1f} relaxation times: "
-            "the intervals are too narrow: raise --queries",
-            err=True,
+        complain(
+            f"a replication lasts only {document['relaxations']:.1f} relaxation times: "
+            "the intervals are too narrow: raise --queries"
         )
 
 
@@ -134,7 +143,11 @@ def _levels(text: str) -> tuple[float, ...]:
             level = float(word)
         except ValueError:
             raise BadInput(f"--percentiles = {word!r} is not a number: try 50,95,99") from None
-        if not 0 < level < 100:
-            raise BadInput(f"--percentiles = {word} must be between 0 and 100: try 50,95,99")
+        if 0 < level < 1:
+            raise BadInput(
+                f"--percentiles = {word} is in % and below 1: give {100 * level:.12g} for it"
+            )
+        if not 1 <= level < 100:
+            raise BadInput(f"--percentiles = {word} must be from 1 to below 100: try 50,95,99")
         levels.append(level)
-    return tuple(levels)
+    return tuple(dict.fromkeys(levels))

@@ -11,7 +11,7 @@ import numpy as np
 import jaxalloc
 from jaxalloc.allocation.arrivals import Arrivals, Poisson, Renewal, Replay
 from jaxalloc.allocation.mg1 import service_time
-from jaxalloc.cli.output import make_table, make_totals, show
+from jaxalloc.cli.output import make_table, make_totals, number, show
 from jaxalloc.traces.readers import read_trace
 from jaxalloc.workloads.files import to_workload
 
@@ -88,6 +88,7 @@ def compute(setup: Setup) -> tuple[dict[str, Any], dict[str, Any] | None]:
     document = {
         "status": name,
         "queries": float(path.num_queries),
+        "queries_asked": setup.queries,
         "confidence": setup.confidence,
         "warm_up": int(path.warm_up),
         "relaxations": float(path.relaxations),
@@ -197,11 +198,11 @@ def show_answer(document: dict[str, Any]) -> None:
     table = make_table("", "M/G/1 formula", "simulated", confidence)
     for name, row in document["measures"].items():
         unit = "" if name in ("fraction_correct", "utilization") else " s"
-        interval = f"{row['low']:.5g} – {row['high']:.5g}{unit}"
+        interval = f"{number(row['low'], '.5g')} – {number(row['high'], '.5g')}{unit}"
         table.add_row(
             name.replace("_", " "),
-            f"{row['formula']:.5g}{unit}",
-            f"{row['simulated']:.5g}{unit}",
+            number(row["formula"], ".5g", unit),
+            number(row["simulated"], ".5g", unit),
             interval,
         )
     levels = [key for key in document["tasks"][0] if key.startswith("system_time_p")]
@@ -211,11 +212,16 @@ def show_answer(document: dict[str, Any]) -> None:
         tasks.add_row(
             task["name"],
             f"{task['tokens']:,.0f}",
-            *(f"{task[key]:.4g}" for key in ("service_time", "mean_wait", "mean_system_time")),
-            *(f"{task[key]:.4g}" for key in levels),
-            f"{task['fraction_correct']:.4f}",
+            *(
+                number(task[key], ".4g")
+                for key in ("service_time", "mean_wait", "mean_system_time", *levels)
+            ),
+            number(task["fraction_correct"], ".4f"),
         )
-    paths = f"{document['queries']:,.0f} queries, {document['arrivals']} arrivals"
+    paths = f"{document['queries']:,.0f} queries"
+    if document["queries"] != document["queries_asked"]:
+        paths += f" ({document['queries_asked']:,} asked, rounded up to whole replications)"
+    paths += f", {document['arrivals']} arrivals"
     show(table, f"{paths}; of each task, simulated, in s:", tasks)
     if "rounding" in document:
         show("loss of whole tokens against the continuous optimum:", _rounding(document))

@@ -170,7 +170,8 @@ def _print(document: dict[str, Any]) -> None:
         "total_wasted": "wasted",
         "ratio_to_h_sf": "× H-SF",
     }
-    table = make_table("policy", *heads.values())
+    least = ("wasted", "evicted", "makespan", "first", "p95")
+    table = make_table("policy", *heads.values(), least=least)
     for row in document["policies"]:
         table.add_row(row["policy"], *(_cell(row[name], name) for name in heads))
     quality = document["calibration"]

@@ -64,7 +64,7 @@ def sensitivity(
         raise BadInput(f"--step = {step:g} must be between -0.5 and 0.5 and not 0: try 0.01")
     if top < 0:
         raise BadInput(f"--top = {top} must not be negative: give a number of rows, or 0 for all")
-    from jaxalloc.cli.output import print_json
+    from jaxalloc.cli.output import complain, print_json
     from jaxalloc.cli.precision import float64
 
     with float64():
@@ -80,7 +80,7 @@ def sensitivity(
     else:
         _print(document, top)
     if document["status"] != "CONVERGED":
-        typer.echo(f"jaxalloc: {document['status']}: {ADVICE[document['status']]}", err=True)
+        complain(f"{document['status']}: {ADVICE[document['status']]}")
         raise typer.Exit(FAILED)
 
 
@@ -209,7 +209,7 @@ def _replaced_share(mix: float, step: float) -> float:
 
 
 def _print(document: dict[str, Any], top: int) -> None:
-    from jaxalloc.cli.output import make_table, make_totals, show
+    from jaxalloc.cli.output import make_table, make_totals, number, show
 
     def rank(entry: dict[str, Any]) -> float:
         """The largest elasticity in absolute value."""
@@ -227,8 +227,8 @@ def _print(document: dict[str, Any], top: int) -> None:
         )
         table.add_row(
             entry["parameter"],
-            f"{tokens[most]:+.3f} {most.removeprefix('tokens.')}",
-            *(f"{elasticity[name]:+.3f}" for name in TOTALS),
+            number(tokens[most], "+.3f", " " + most.removeprefix("tokens.")),
+            *(number(elasticity[name], "+.3f") for name in TOTALS),
         )
     check = make_table(
         f"change by\n{document['step']:+.1%} of",
@@ -239,10 +239,10 @@ def _print(document: dict[str, Any], top: int) -> None:
     )
     for entry in shown:
         predicted, solved = entry["predicted"], entry["solved"]
-        numbers = [
+        changes = [
             part[name] for name in ("mean_system_time", "objective") for part in (predicted, solved)
         ]
-        check.add_row(entry["parameter"], *(f"{number:+.5f}" for number in numbers))
+        check.add_row(entry["parameter"], *(number(change, "+.5f") for change in changes))
     bounds = make_totals()
     for entry in document["bound_prices"]:
         for bound in ("min_tokens", "max_tokens"):
@@ -251,7 +251,7 @@ def _print(document: dict[str, Any], top: int) -> None:
                     f"a token more of {bound}, {entry['task']}", f"{entry[bound]:+.3g} s"
                 )
     show(table, check)
-    if bounds.row_count:
+    if bounds.rows:
         show("shadow prices of the bounds, in objective", bounds)
     left = len(entries) - len(shown)
     if left:

@@ -56,7 +56,7 @@ def solve(
     file = read_workload(workload, numbers)
     check_target(plot, PICTURES, "--plot")
     method = make_solver(solver, max_steps, tolerance)
-    from jaxalloc.cli.output import print_json
+    from jaxalloc.cli.output import complain, print_json
     from jaxalloc.cli.precision import float64
 
     with float64():
@@ -76,7 +76,7 @@ def solve(
     statuses = {answer["status"], answer.get("rounding", answer)["status"]}
     if statuses != {"CONVERGED"}:
         for status in sorted(statuses - {"CONVERGED"}):
-            typer.echo(f"jaxalloc: {status}: {ADVICE[status]}", err=True)
+            complain(f"{status}: {ADVICE[status]}")
         raise typer.Exit(FAILED)
 
 
@@ -142,28 +142,31 @@ def _tasks(workload: Workload, tokens: Any, names: tuple[str, ...]) -> list[dict
 
 
 def _print(document: dict[str, Any]) -> None:
-    from jaxalloc.cli.output import make_table, make_totals, show
+    from jaxalloc.cli.output import make_table, make_totals, number, show
 
     rounding = document.get("rounding")
     digits = 0 if rounding else 2
-    tasks = make_table("task", "of queries", "tokens", "service time", "accuracy", "of load")
+    heads = ("task", "of queries", "tokens", "service time", "accuracy", "of load")
+    tasks = make_table(*heads, least=("of load", "of queries"))
     for task in document["tasks"]:
         tasks.add_row(
             task["name"],
             f"{task['mix']:.1%}",
             f"{task['tokens']:,.{digits}f}",
-            f"{task['service_time']:.4g} s",
-            f"{task['accuracy']:.4f}",
-            f"{task['load_share']:.1%}",
+            number(task["service_time"], ".4g", " s"),
+            number(task["accuracy"], ".4f"),
+            number(task["load_share"], ".1%"),
         )
     totals = make_totals()
     totals.add_row("utilization", f"{document['utilization']:.4f}")
-    totals.add_row("mean wait", f"{document['mean_wait']:.4g} s")
-    totals.add_row("mean system time", f"{document['mean_system_time']:.4g} s")
+    totals.add_row("mean wait", number(document["mean_wait"], ".4g", " s"))
+    totals.add_row("mean system time", number(document["mean_system_time"], ".4g", " s"))
     totals.add_row("accuracy", f"{document['mean_accuracy']:.4f}")
-    totals.add_row("objective", f"{document['objective']:.6g} s")
+    totals.add_row("objective", number(document["objective"], ".6g", " s"))
     totals.add_row("status", document["status"])
-    totals.add_row("residual", f"{document['residual']:.2g} after {document['steps']} steps")
+    totals.add_row(
+        "residual", f"{number(document['residual'], '.2g')} after {document['steps']} steps"
+    )
     if rounding:
         loss = (
             f"{rounding['gap']:.2g} s of objective, certified at most {rounding['gap_bound']:.2g} s"

@@ -8,6 +8,7 @@ decay, floor) and of (base_time, time_per_token).
 
 from __future__ import annotations
 
+import collections
 import os
 import tomllib
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from jaxalloc.allocation.workload import Workload
 from jaxalloc.files import new_file
 from jaxalloc.workloads.fields import FIELDS
-from jaxalloc.workloads.messages import describe
+from jaxalloc.workloads.messages import describe, shorten
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 _MIX_TOLERANCE = 1e-6
@@ -63,6 +64,7 @@ class Task(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Task:
+        _check_name(self.name)
         if self.min_tokens > self.max_tokens:
             raise ValueError(
                 f"min_tokens = {self.min_tokens:g} must not exceed max_tokens = "
@@ -94,12 +96,10 @@ class WorkloadFile(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> WorkloadFile:
-        names = self.task_names
-        seen: set[str] = set()
-        for name in names:
-            if name in seen:
+        _check_name(self.name or "")
+        for name, count in collections.Counter(self.task_names).items():
+            if count > 1:
                 raise ValueError(f"name = {name!r} is given to more than one task: rename one")
-            seen.add(name)
         total = sum(task.mix for task in self.task)
         if abs(total - 1) > _MIX_TOLERANCE:
             raise ValueError(f"the sum of mix = {total:g} must be 1: divide each mix by it")
@@ -109,6 +109,12 @@ class WorkloadFile(BaseModel):
     def task_names(self) -> tuple[str, ...]:
         """The names of the tasks, in the order of the type axis K."""
         return tuple(task.name for task in self.task)
+
+
+def _check_name(name: str) -> None:
+    """Raise ValueError where a terminal or a picture would obey, and not show, a character."""
+    if not name.isprintable():
+        raise ValueError(f"name = {shorten(name)} has characters that do not print: remove them")
 
 
 def _check_covariance(rows: list[list[float]], key: str, fields: tuple[str, ...]) -> None:
@@ -178,6 +184,8 @@ def _parse(text: str, origin: str) -> WorkloadFile:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{origin}: is not TOML: {error}: correct it there") from None
+    except RecursionError:
+        raise ValueError(f"{origin}: is nested too deep: flatten it") from None
     return validate(data, origin)
 
 

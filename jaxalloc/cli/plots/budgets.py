@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxalloc.cli.plots.style import STYLE, look
+from jaxalloc.cli.plots.style import STYLE, look, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from jaxalloc.allocation.workload import Workload
 
 _CURVE_POINTS = 400
-_NAME_LENGTH = 30
 _DOT: Any = {"ms": 8.5, "mec": "white", "mew": 1.1, "ls": "none", "zorder": 3, "clip_on": False}
 
 
@@ -36,7 +35,7 @@ def solve_figure(workload: Workload, answer: dict[str, Any], title: str) -> Figu
         _draw_accuracy(curves, workload, tasks)
         _draw_load(bars, tasks)
         figure.suptitle(
-            f"{title}: {float(workload.arrival_rate):g} queries/s, "
+            f"{shorten(title)}: {float(workload.arrival_rate):g} queries/s, "
             f"utilization {answer['utilization']:.2f}, accuracy {answer['mean_accuracy']:.3f}, "
             f"mean system time {answer['mean_system_time']:.3g} s",
             fontsize=11,
@@ -50,26 +49,18 @@ def _draw_accuracy(axes: Axes, workload: Workload, tasks: list[dict[str, Any]]) 
         for name in ("gain", "decay", "floor", "min_tokens", "max_tokens")
     )
     for k, task in enumerate(tasks):
-        # Even spacing on the axis, whose scale is the square root.
-        tokens = np.linspace(np.sqrt(low[k]), np.sqrt(high[k]), _CURVE_POINTS) ** 2
+        # Denser where the curves bend.
+        tokens = low[k] + (high[k] - low[k]) * np.linspace(0, 1, _CURVE_POINTS) ** 2
         accuracy = floor[k] - gain[k] * np.expm1(-decay[k] * tokens)
         axes.plot(tokens, accuracy, color=look(k)["color"], lw=1.4)
         axes.plot(task["tokens"], task["accuracy"], **look(k), **_DOT)
-    axes.set_xscale("function", functions=(_root, np.square))
-    longest = float(high.max()) or 1.0
-    axes.set_xlim(0, longest)
-    axes.set_xticks([longest * share for share in (0, 1 / 64, 1 / 16, 1 / 4, 9 / 16, 1)])
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlim(0, float(high.max()) or 1.0)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter("{x:,.6g}")
     axes.set_ylim(0, 1)
-    axes.set_xlabel("thinking tokens (square-root scale)")
+    axes.set_xlabel("thinking tokens")
     axes.set_ylabel("accuracy")
     axes.set_title("accuracy of each task, optimum marked")
-
-
-def _root(tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Square root; Matplotlib also asks for margins left of 0."""
-    roots: np.ndarray[Any, Any] = np.sqrt(np.maximum(tokens, 0))
-    return roots
 
 
 def _draw_load(axes: Axes, tasks: list[dict[str, Any]]) -> None:
@@ -86,7 +77,7 @@ def _draw_load(axes: Axes, tasks: list[dict[str, Any]]) -> None:
             va="center",
             fontsize=9,
         )
-    axes.set_yticks(range(len(tasks)), [_shorten(task["name"]) for task in tasks])
+    axes.set_yticks(range(len(tasks)), [shorten(task["name"]) for task in tasks])
     axes.tick_params(axis="y", length=0, pad=10)
     axes.set_ylim(len(tasks) - 0.4, -0.6)
     axes.set_xlim(0, 1.75 * max(share.max(), 1e-9))
@@ -94,7 +85,3 @@ def _draw_load(axes: Axes, tasks: list[dict[str, Any]]) -> None:
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("share of the load, %")
     axes.set_title("tokens and service time of each task")
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"

@@ -11,8 +11,7 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from jaxalloc.cli.plots.style import STYLE, look
-from jaxalloc.workloads.fields import FIELDS
+from jaxalloc.cli.plots.style import STYLE, look, shorten, title_of, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from jaxalloc.sweep.designs import Grid
 
 _MAX_CURVES = 40
-_LABELLED_CURVES = 6
 _FEW_CURVES = 15
 
 
@@ -32,13 +30,11 @@ class _Family(NamedTuple):
       curves: [C, n, 2] mean system time and mean accuracy; NaN where nothing converged.
       values: [C] the value of `axis`.
       axis: the axis that colours the curves; None where there is one curve only.
-      nested: other axes vary too, so that `values` do not tell the curves apart.
     """
 
     curves: np.ndarray[Any, Any]
     values: np.ndarray[Any, Any]
     axis: Axis | None
-    nested: bool
 
 
 def frontier_figure(grid: Grid, columns: dict[str, Any], title: str) -> Figure:
@@ -71,7 +67,7 @@ def frontier_figure(grid: Grid, columns: dict[str, Any], title: str) -> Figure:
         axes.set_xlabel("mean system time, s")
         axes.set_ylabel("mean accuracy")
         axes.set_title(
-            f"{title}: what accuracy costs in time\n"
+            f"{shorten(title)}: what accuracy costs in time\n"
             f"along each curve: accuracy weight from {weight.min():g} to {weight.max():g} s"
         )
     return figure
@@ -96,11 +92,11 @@ def _family(grid: Grid, columns: dict[str, Any]) -> _Family:
     drawn = np.flatnonzero(np.isfinite(curves).all(-1).any(-1))
     if len(drawn) > _MAX_CURVES:
         drawn = drawn[np.linspace(0, len(drawn) - 1, _MAX_CURVES).round().astype(int)]
-    return _Family(curves[drawn], values.ravel()[drawn], coloured, len(varying) > 1)
+    return _Family(curves[drawn], values.ravel()[drawn], coloured)
 
 
 def _draw(figure: Figure, axes: Axes, family: _Family, axis: Axis) -> None:
-    """Thin curves for the family, thick labelled ones for a few of its members."""
+    """The curves, and the bar that tells their colours."""
     norm = (LogNorm if axis.log else Normalize)(axis.values.min(), axis.values.max())
     lines = LineCollection(
         list(family.curves),
@@ -111,32 +107,14 @@ def _draw(figure: Figure, axes: Axes, family: _Family, axis: Axis) -> None:
     )
     axes.add_collection(lines)
     axes.autoscale()
-    bar = figure.colorbar(lines, ax=axes, pad=0.02, format="{x:g}")
-    meaning = FIELDS[axis.field].meaning
-    bar.set_label(meaning if axis.task is None else f"{axis.task}: {meaning}")
-    if family.nested:
-        return
-    ends = np.stack([curve[np.isfinite(curve).all(-1)][-1] for curve in family.curves])
-    for index in _spread(ends):
-        axes.plot(*family.curves[index].T, color=lines.cmap(norm(family.values[index])), lw=2.4)
-        axes.annotate(
-            f"{family.values[index]:.2g}",
-            ends[index],
-            xytext=(5, 0),
-            textcoords="offset points",
-            fontsize=9,
-            va="center",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
-        )
+    bar = figure.colorbar(lines, ax=axes, pad=0.02)
+    if axis.log:
+        bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        bar.ax.yaxis.set_minor_formatter("")
+    bar.ax.yaxis.set_major_formatter("{x:g}")
+    bar.set_label(wrapped(title_of(axis.label)))
 
 
 def _readable_map() -> ListedColormap:
     """Cividis without its lightest end, which white paper swallows."""
     return ListedColormap(mpl.colormaps["cividis"](np.linspace(0, 0.88, 256)))
-
-
-def _spread(ends: np.ndarray[Any, Any]) -> set[int]:
-    """A few of the curves, with ends [C, 2] so far apart in height that labels do not collide."""
-    heights = ends[:, 1]
-    wanted = np.linspace(heights.min(), heights.max(), _LABELLED_CURVES)
-    return {int(np.abs(heights - height).argmin()) for height in wanted}

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
-from jaxalloc.cli.plots.style import STYLE
+from jaxalloc.cli.plots.style import STYLE, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,9 @@ def heat_figure(document: dict[str, Any], title: str) -> Figure:
             axes.set_axis_off()
             return figure
         _draw(figure, axes, values[rows], [entries[row]["parameter"] for row in rows], outputs)
-        figure.suptitle(f"{title}: change of the optimum, % per 1 % of a parameter", fontsize=11)
+        figure.suptitle(
+            f"{shorten(title)}: change of the optimum, % per 1 % of a parameter", fontsize=11
+        )
     return figure
 
 
@@ -74,10 +76,8 @@ def _draw(
                 fontsize=7,
                 color="white" if dark else "black",
             )
-    axes.set_yticks(range(len(rows)), rows, fontsize=8)
-    labels = [
-        _NAMES.get(name, name.replace("tokens.", "tokens\n").replace("_", " ")) for name in outputs
-    ]
+    axes.set_yticks(range(len(rows)), [shorten(row) for row in rows], fontsize=8)
+    labels = [_NAMES.get(name, f"tokens\n{shorten(name[7:])}") for name in outputs]
     axes.set_xticks(range(len(outputs)), labels, fontsize=8, rotation=30, ha="left")
     axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
     axes.grid(visible=False)

@@ -8,13 +8,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxalloc.cli.plots.style import STYLE, look
+from jaxalloc.cli.plots.style import STYLE, look, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MARKED_WEIGHTS = 7
 _MOST_TASKS = 12
+_ROOM = 0.15  # for the last label, of the width
 _MEANING = {"system_time": "time", "accuracy": "accuracy", "mean_tokens": "mean tokens"}
 
 
@@ -29,13 +30,25 @@ def pareto_figure(document: dict[str, Any], title: str) -> Figure:
     """
     points = [point for point in document["points"] if point["status"] == "CONVERGED"]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4.6), layout="constrained")
+        figure = Figure(figsize=(10, 5), layout="constrained")
         curve, budgets = figure.subplots(1, 2)
-        figure.suptitle(f"{title}: what accuracy costs in time", fontsize=11)
+        figure.suptitle(f"{shorten(title)}: what accuracy costs in time", fontsize=11)
         if points:
             time = np.array([point["mean_system_time"] for point in points])
             _draw_curve(curve, points, time, document["targets"])
             _draw_budgets(budgets, points, time)
+            for axes in (curve, budgets):  # below the axes, where no data are
+                handles, labels = axes.get_legend_handles_labels()
+                if handles:
+                    axes.legend(
+                        handles,
+                        labels,
+                        loc="upper center",
+                        bbox_to_anchor=(0.5, -0.15),
+                        ncols=3,
+                        frameon=False,
+                        fontsize=9,
+                    )
         else:
             curve.annotate("no point converged", (0.35, 0.5), xycoords="axes fraction")
         for axes in (curve, budgets):
@@ -62,6 +75,7 @@ def _draw_curve(
             textcoords="offset points",
             fontsize=8.5,
         )
+    axes.set_xlim(right=time[-1] * (time[-1] / time[0]) ** _ROOM)
     for number, (key, entry) in enumerate(targets.items(), start=1):
         if entry["status"] != "CONVERGED":
             continue
@@ -69,13 +83,12 @@ def _draw_curve(
             entry["mean_system_time"],
             entry["mean_accuracy"],
             **look(number),
-            ms=9,
-            mec="white",
+            ms=10,
+            mfc="none",
+            mew=1.8,
             ls="none",
-            label=f"{_MEANING[key]} {entry['target']:g}",
+            label=f"target: {_MEANING[key]} {entry['target']:g}",
         )
-    if targets:
-        axes.legend(loc="upper left", frameon=False, title="targets")
     axes.set_title("the frontier; labels: accuracy weight, its slope")
 
 
@@ -84,10 +97,11 @@ def _draw_budgets(axes: Axes, points: list[dict[str, Any]], time: np.ndarray[Any
     tokens = np.array([[point["tokens"][name] for name in names] for point in points])
     shown = np.sort(np.argsort(-tokens.max(axis=0), kind="stable")[:_MOST_TASKS])
     for k in shown:
-        axes.plot(time, tokens[:, k], lw=1.6, ms=4, markevery=0.1, label=names[k], **look(int(k)))
+        axes.plot(
+            time, tokens[:, k], lw=1.6, ms=4, markevery=0.1, label=shorten(names[k]), **look(int(k))
+        )
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper left", frameon=False, fontsize=9)
     axes.set_title(
         "budgets along it" if len(shown) == len(names) else f"the {len(shown)} largest budgets"
     )

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from jaxalloc.cli.plots.style import STYLE, look
+from jaxalloc.cli.plots.style import STYLE, look, shorten
 
 _MARKS = 24  # of the sample path along a curve
 _SHALLOWEST, _DEEPEST = 1.3, 7e-5
@@ -45,13 +45,14 @@ def queue_figure(document: dict[str, Any], curves: dict[str, Any], title: str) -
                 label=f"{kind}, simulated",
             )
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylim(_DEEPEST, _SHALLOWEST)
         axes.set_xlim(left=0)
         axes.set_xlabel("time, s")
         axes.set_ylabel("share of queries beyond")
         axes.legend(frameon=False, fontsize=9)
         axes.set_title(
-            f"{title}: utilization {document['measures']['utilization']['formula']:.2f}, "
+            f"{shorten(title)}: utilization {document['measures']['utilization']['formula']:.2f}, "
             f"{document['arrivals']} arrivals"
         )
     return figure

@@ -6,13 +6,20 @@ series differs in its marker or its place too, so that a grey print is readable.
 
 from __future__ import annotations
 
+import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from jaxalloc.cli.errors import BadInput
+from jaxalloc.cli.output import complain
 from jaxalloc.files import new_file
+from jaxalloc.workloads.fields import FIELDS
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
@@ -30,6 +37,38 @@ STYLE: Any = {
     "svg.hashsalt": "jaxalloc",
 }
 _DPI = 160
+_NAME_LENGTH = 30
+_LINE_LENGTH = 34  # characters along an axis
+_TITLES = {
+    "mean_accuracy": "mean accuracy",
+    "mean_system_time": "mean system time, s",
+    "mean_wait": "mean wait, s",
+    "mean_latency": "mean latency",
+    "interval_width": "interval width x: (1 ± x) times the output",
+    "capacity": "KV-cache capacity, tokens",
+}
+
+
+def shorten(name: str) -> str:
+    """A name that leaves room for the picture."""
+    return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
+
+
+def title_of(name: str) -> str:
+    """What a column or an axis is called in a picture."""
+    if name in _TITLES:
+        return _TITLES[name]
+    field, _, task = name.partition(".")
+    if field == "tokens":
+        return f"tokens, {shorten(task)}"
+    meaning = FIELDS[field].meaning if field in FIELDS else field.replace("_", " ")
+    meaning = meaning.partition(";")[0]
+    return f"{shorten(task)}: {meaning}" if task else meaning
+
+
+def wrapped(label: str) -> str:
+    """A label in lines that fit along the axis of a small panel."""
+    return textwrap.fill(label, _LINE_LENGTH)
 
 
 def look(k: int) -> dict[str, Any]:
@@ -40,9 +79,28 @@ def look(k: int) -> dict[str, Any]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of its suffix; the file appears only when complete."""
+    for text in figure.findobj(Text):
+        if text.get_text():  # a name is no formula; the ticks have no text yet
+            text.set_parse_math(False)
     try:
-        with new_file(path) as file:
+        with new_file(path) as file, _without_glyphs():
             figure.savefig(file, dpi=_DPI, format=path.suffix[1:].lower())
     except OSError as error:
         reason = error.strerror or error
         raise BadInput(f"{path} was not drawn ({reason}): make room or give another") from None
+
+
+@contextmanager
+def _without_glyphs() -> Iterator[None]:
+    """Say in one line that the font lacks characters: boxes stand in their place."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    lacking = [warning for warning in caught if "missing from font" in str(warning.message)]
+    if lacking:
+        complain("some characters of the names are not in the font: the picture has boxes there")
+    for warning in caught:
+        if warning not in lacking:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )

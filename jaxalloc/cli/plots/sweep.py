@@ -10,8 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxalloc.cli.plots.schedule import NAMES
-from jaxalloc.cli.plots.style import STYLE, look
-from jaxalloc.workloads.fields import FIELDS
+from jaxalloc.cli.plots.style import STYLE, look, title_of, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,26 +20,6 @@ Array = np.ndarray[Any, Any]
 _MOST_CELLS = 400  # along an axis: more cannot be seen
 _COLUMNS = 4
 _NO_ANSWER = "#d9d9d9"
-_TITLES = {
-    "mean_accuracy": "mean accuracy",
-    "mean_system_time": "mean system time, s",
-    "mean_wait": "mean wait, s",
-    "mean_latency": "mean latency",
-    "interval_width": "interval width x: (1 ± x) times the output",
-    "capacity": "KV-cache capacity, tokens",
-}
-
-
-def title_of(name: str) -> str:
-    """What a column or an axis is called in a picture."""
-    if name in _TITLES:
-        return _TITLES[name]
-    field, _, task = name.partition(".")
-    if field == "tokens":
-        return f"tokens, {task}"
-    meaning = FIELDS[field].meaning if field in FIELDS else field.replace("_", " ")
-    meaning = meaning.partition(";")[0]
-    return f"{task}: {meaning}" if task else meaning
 
 
 def heat_figure(
@@ -129,7 +108,7 @@ def _finish(
         axes.yaxis.set_major_formatter("{x:g}")
     axes.set_title(title_of(name), fontsize=10)
     axes.grid(visible=False)
-    axes.set(xlabel=title_of(across[0]), ylabel=title_of(up[0]))
+    axes.set(xlabel=wrapped(title_of(across[0])), ylabel=wrapped(title_of(up[0])))
     axes.label_outer()
     bar = figure.colorbar(drawn, ax=axes, pad=0.02)
     bar.outline.set_visible(False)
@@ -166,7 +145,7 @@ def policies_figure(
                 axes.set_xticks(across, along[1].tolist(), rotation=30, ha="right")
             if panel is not None:
                 axes.set_title(f"{title_of(panel)}: {at:g}" if not isinstance(at, str) else at)
-            axes.set_xlabel(title_of(along[0]))
+            axes.set_xlabel(wrapped(title_of(along[0])))
         places[0].set_ylabel(f"{title_of(value)}{unit}")
         places[0].set_ylim(bottom=0)
         over = f"; mean over {', '.join(averaged)}, bars: standard error" if averaged else ""
