@@ -44,7 +44,7 @@ def count_levels(tokens: PerRow, weight: PerRow) -> Int[Array, ""]:
     """How many different budgets have a positive weight."""
     in_order = jnp.sort(jnp.where(weight > 0, tokens, jnp.inf))
     new = jnp.isfinite(in_order[1:]) & (in_order[1:] > in_order[:-1])
-    return jnp.sum(new) + jnp.any(weight > 0)
+    return jnp.sum(new) + jnp.any(weight > 0).astype(int)
 
 
 def group_of(tokens: Any, levels: Any, weight: Any, most: Any = MOST_GROUPS, xp: Any = jnp) -> Any:
@@ -65,7 +65,7 @@ def group_of(tokens: Any, levels: Any, weight: Any, most: Any = MOST_GROUPS, xp:
     below = xp.concatenate([xp.zeros(1, weight.dtype), xp.cumsum(weight[order])])
     left, right = (xp.searchsorted(at, tokens, side=side) for side in ("left", "right"))
     share = (below[left] + below[right]) / xp.where(below[-1] > 0, 2 * below[-1], 1)
-    of_share = xp.clip((share * most).astype(int), 0, most - 1)
+    of_share = xp.clip((share * xp.asarray(most, share.dtype)).astype(int), 0, most - 1)
     return xp.where(rank[-1] < most, rank[xp.minimum(left, len(at) - 1)], of_share)
 
 

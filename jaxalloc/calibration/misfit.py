@@ -55,7 +55,7 @@ def curve_lack(
         spread, scatter = _by_question(counts, top, rows, centre, takes @ inverse, constant)
     units = _over(jnp.ones_like(variance), jnp.sqrt(variance))
     spread = spread * units[:, None] * units[None, :]
-    left = jnp.sum(variance > 0) - jnp.sum(free)
+    left = jnp.sum((variance > 0).astype(free.dtype)) - jnp.sum(free)
     lack = compare(_deviance(correct, trials, fitted), spread, scatter, left)
 
     share, error = _over(correct, trials), _over(variance, jnp.square(trials))

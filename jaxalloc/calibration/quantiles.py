@@ -7,6 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
+from jaxalloc.calibration.rows import as_floats
+
 
 def student_quantile(probability: Any, dof: Any) -> Any:
     """The quantile of Student's t; dof, at least 1, may be inf.
@@ -18,7 +20,8 @@ def student_quantile(probability: Any, dof: Any) -> Any:
     >>> print(f"{student_quantile(0.975, 29.0):.3f}")
     2.045
     """
-    probability = jnp.asarray(probability, jnp.result_type(float, dof))
+    (dof,) = as_floats(dof)
+    probability = jnp.asarray(probability, dof.dtype)
     z = ndtri(probability)
     square = z * z
     terms = (
@@ -27,7 +30,7 @@ def student_quantile(probability: Any, dof: Any) -> Any:
         (3 * square**3 + 19 * square**2 + 17 * square - 15) / 384,
         (79 * square**4 + 776 * square**3 + 1482 * square**2 - 1920 * square - 945) / 92160,
     )
-    inverse = 1 / jnp.asarray(dof)
+    inverse = 1 / dof
     factor = jnp.ones_like(z * inverse)
     for power, term in enumerate(terms, start=1):
         factor = factor + term * inverse**power

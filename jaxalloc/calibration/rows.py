@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -15,13 +16,22 @@ from jaxalloc.backend import platform_of
 PerRow = Float[Array, "N"]
 Labels = Int[Array, "N"]
 
+_LEAST_BYTES = 4  # of a float that is computed with
+
+
+def floating_dtype(*values: Any) -> Any:
+    """The widest floating dtype among arrays, at least float32; JAX's default where there is none."""
+    given = [jnp.asarray(value).dtype for value in values if hasattr(value, "dtype")]
+    floating = [dtype for dtype in given if jnp.issubdtype(dtype, jnp.floating)]
+    default = jax.dtypes.canonicalize_dtype(float)
+    widest = max(floating or [default], key=lambda dtype: dtype.itemsize)
+    return widest if widest.itemsize >= _LEAST_BYTES else jnp.dtype("float32")
+
 
 def as_floats(*values: Any) -> list[Any]:
     """The arrays of one shape and of the widest floating dtype among them."""
-    arrays = [jnp.asarray(value) for value in values]
-    floating = [array.dtype for array in arrays if jnp.issubdtype(array.dtype, jnp.floating)]
-    dtype = jnp.promote_types(jnp.result_type(float, *floating), jnp.float32)
-    return jnp.broadcast_arrays(*(array.astype(dtype) for array in arrays))
+    dtype = floating_dtype(*values)
+    return jnp.broadcast_arrays(*(jnp.asarray(value).astype(dtype) for value in values))
 
 
 def as_labels(question: Any, shape: tuple[int, ...]) -> Labels | None:
