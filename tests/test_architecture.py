@@ -14,16 +14,18 @@ CORE = {"jax", "numpy", "optax", "chex", "jaxtyping"}
 # Each room and the rooms it may use; "" is the map, `jaxalloc/__init__.py`.
 ROOMS = {
     "backend": set(),
+    "times": set(),
     "allocation": {"backend"},
     "scheduling": {"backend"},
     "calibration": {"backend", "allocation"},
     "workloads": {"allocation", "calibration"},
-    "measurements": {"calibration"},
-    "traces": {"scheduling"},
+    "measurements": {"times", "calibration"},
+    "traces": {"times", "scheduling"},
     "sweep": {"backend", "workloads", "traces", "allocation", "scheduling"},
     "cli": {
         "",
         "backend",
+        "times",
         "sweep",
         "workloads",
         "traces",
@@ -35,6 +37,7 @@ ROOMS = {
 }
 LIBRARIES = {
     "backend": CORE,
+    "times": CORE | {"pyarrow"},
     "allocation": CORE,
     "scheduling": CORE,
     "calibration": CORE,

@@ -196,7 +196,7 @@ def _header(path: Path) -> list[str]:
     try:
         names: list[str] = pq.read_schema(path).names
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is not Parquet: {error}: convert it") from None
+        raise ValueError(f"{path} is not Parquet: {_one_line(error)}: convert it") from None
     return names
 
 
@@ -241,8 +241,12 @@ def _read_parquet(path: Path, names: list[str]) -> Any:
     try:
         table = pq.read_table(path, columns=names)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is not Parquet: {error}: convert it") from None
+        raise ValueError(f"{path} is not Parquet: {_one_line(error)}: convert it") from None
     return pa.table({name: _plain(table.column(name)) for name in table.column_names})
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _plain(column: Column) -> Column:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
-from datetime import datetime
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxalloc.times import read_times
 from jaxalloc.traces.trace import Floats, Trace
 
-Table = dict[str, list[Any]]
+Table = dict[str, Any]  # [N] cells by column: a list, or a PyArrow column
 
-# For every field the columns that are taken for it, and the seconds of one unit of an arrival.
+# For every field the columns that are taken for it.
 RECOGNIZED = {
     "prompt": ("ContextTokens", "input_length", "Request tokens", "input_lens", "prompt"),
     "output": ("GeneratedTokens", "output_length", "Response tokens", "output_lens", "output"),
@@ -29,14 +30,17 @@ RECOGNIZED = {
     "predicted": ("predicted",),
 }
 NEEDED = ("prompt", "output")
-MILLISECONDS = 1e-3
+ABSENT = {"prompt": 0, "output": 1}  # where they are not needed
 SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
+MOST_TOKENS = 2**31 - 1
+_MOST_SHOWN = 200  # characters of a value in a message
 
 
 def read_trace(
     path: str | Path,
     *,
     columns: Mapping[str, str] | None = None,
+    needed: Collection[str] = NEEDED,
     seconds_per_unit: float | None = None,
 ) -> Trace:
     """Read a trace.
@@ -44,8 +48,11 @@ def read_trace(
     Args:
       path: a file that ends in .csv, .jsonl, .json or .parquet.
       columns: names of the columns by field (prompt, output, arrival, lower, upper, predicted),
-        where they are not recognized; without an arrival all arrive at 0.
-      seconds_per_unit: of numeric arrivals; None: 0.001 for Mooncake's `timestamp`, else 1.
+        where they are not recognized.
+      needed: fields that the file must have. Without an arrival all arrive at 0, without a prompt
+        it has 0 tokens, without an output 1.
+      seconds_per_unit: of numeric arrivals, such as 1e-3; None: what `times.read_times` tells
+        from the names of the columns, or an error where they leave it open.
 
     Raises:
       ValueError: the file does not exist, has no such column or no such number; the message names
@@ -60,9 +67,14 @@ def read_trace(
         table = _READERS[path.suffix.lower()](path)
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise ValueError(f"trace = {path} is not {path.suffix[1:]}: {error}") from None
-    names = _choose_columns(table, dict(columns or {}), path)
-    if seconds_per_unit is None:
-        seconds_per_unit = MILLISECONDS if names.get("arrival") == "timestamp" else 1.0
+    except OSError as error:
+        raise ValueError(f"trace = {path} cannot be read: {error.strerror or error}") from None
+    except RecursionError:
+        raise ValueError(f"trace = {path} is nested too deeply: give one object a row") from None
+    names = _choose_columns(table, dict(columns or {}), needed, path)
+    lengths = {name: len(table[name]) for name in names.values()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"trace = {path} has lists of unequal length: {lengths}")
     return _to_trace(table, names, seconds_per_unit)
 
 
@@ -74,12 +86,21 @@ def _read_csv(path: Path) -> Table:
     for number, row in enumerate(body, start=2):
         if len(row) != len(header):
             raise ValueError(f"row {number} of {path} has {len(row)} cells, not {len(header)}")
-    return {name: [row[i] for row in body] for i, name in enumerate(header)}
+    return {name: [row[i] for row in body] for i, name in enumerate(_different(header, path))}
 
 
 def _read_json_lines(path: Path) -> Table:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return _from_records([json.loads(line) for line in lines if line.strip()], path)
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"line {number} of {path} is not JSON: {error.msg}: was the file cut off?"
+            ) from None
+    return _from_records(rows, path)
 
 
 def _read_json(path: Path) -> Table:
@@ -88,29 +109,37 @@ def _read_json(path: Path) -> Table:
         return _from_records(document, path)
     if not isinstance(document, dict):
         raise ValueError(f"trace = {path} must hold a list of objects, or an object of lists")
-    table = {name: value for name, value in document.items() if isinstance(value, list)}
-    lengths = {name: len(value) for name, value in table.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"trace = {path} has lists of unequal length: {lengths}")
-    return table
+    return {name: value for name, value in document.items() if isinstance(value, list)}
 
 
 def _from_records(rows: list[Any], path: Path) -> Table:
-    """Columns of the names that the first row has."""
+    """Columns of all names that a row has."""
+    names: dict[str, None] = {}
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise ValueError(f"row {number} of {path} is {row!r}, not an object: correct it")
-    return {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ())}
+            raise ValueError(f"row {number} of {path} is {_shown(row)}, not an object: correct it")
+        names |= dict.fromkeys(row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _read_parquet(path: Path) -> Table:
-    from pyarrow import ArrowInvalid, parquet
+    from pyarrow import ArrowException, parquet
 
     try:
-        table: Table = parquet.read_table(path).to_pydict()
-    except ArrowInvalid as error:
-        raise ValueError(f"trace = {path} is not parquet: {error}") from None
-    return table
+        names = _different(parquet.read_schema(path).names, path)
+        table = parquet.read_table(path)
+    except (ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"trace = {path} is not parquet: {said}") from None
+    return {name: table.column(i) for i, name in enumerate(names)}
+
+
+def _different(names: list[str], path: Path) -> list[str]:
+    """The names of columns; no two that have one may have the same."""
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if twice:
+        raise ValueError(f"trace = {path} has two columns {twice[0]!r}: rename one")
+    return names
 
 
 _READERS = {
@@ -121,9 +150,11 @@ _READERS = {
 }
 
 
-def _choose_columns(table: Table, given: dict[str, str], path: Path) -> dict[str, str]:
+def _choose_columns(
+    table: Table, given: dict[str, str], needed: Collection[str], path: Path
+) -> dict[str, str]:
     """The column of every field that the file has."""
-    there = ", ".join(table) or "none"
+    there = _shown(", ".join(table) or "none")
     names = {}
     for field, known in RECOGNIZED.items():
         if field in given:
@@ -136,7 +167,7 @@ def _choose_columns(table: Table, given: dict[str, str], path: Path) -> dict[str
         found = [name for name in known if name in table]
         if found:
             names[field] = found[0]
-        elif field in NEEDED:
+        elif field in needed:
             raise ValueError(f"no column of {path} is known to be the {field}: name it, of {there}")
     unknown = set(given) - set(RECOGNIZED)
     if unknown:
@@ -144,72 +175,61 @@ def _choose_columns(table: Table, given: dict[str, str], path: Path) -> dict[str
     return names
 
 
-def _to_trace(table: Table, names: dict[str, str], seconds_per_unit: float) -> Trace:
+def _to_trace(table: Table, names: dict[str, str], seconds_per_unit: float | None) -> Trace:
     """Columns as numbers, in order of arrival, without requests that generated nothing."""
-    fields: dict[str, Any] = {
-        field: _numbers(table[name], name) for field, name in names.items() if field != "arrival"
+    fields = {
+        field: _tokens(table[name], name) for field, name in names.items() if field != "arrival"
     }
-    for field, values in fields.items():
-        wrong = np.flatnonzero((values != np.floor(values)) | (values < 0))
-        if wrong.size:
-            row = int(wrong[0])
-            raise ValueError(
-                f"{names[field]} = {values[row]:g} in row {row + 1} must be a whole number of "
-                "tokens, 0 or more"
-            )
+    size = len(table[next(iter(names.values()))])
+    for field, value in ABSENT.items():
+        fields.setdefault(field, np.full(size, value))
+    unit = None
+    arrival = np.zeros(size)
     if "arrival" in names:
-        arrival = _times(table[names["arrival"]], names["arrival"], seconds_per_unit)
-    else:
-        arrival = np.zeros(fields["output"].shape)
+        column = names["arrival"]
+        arrival, unit = read_times(
+            table[column], column, seconds_per_unit=seconds_per_unit, beside=table
+        )
     kept = fields["output"] > 0
     if not kept.any():
         raise ValueError("the trace has no request that generates a token: give another")
     order = np.argsort(arrival[kept], kind="stable")
     arrival = arrival[kept][order]
     whole = {field: values[kept][order].astype(np.int64) for field, values in fields.items()}
-    return Trace(arrival=arrival - arrival[0], **whole, dropped=int(np.sum(~kept)))
+    return Trace(arrival=arrival - arrival[0], **whole, dropped=int(np.sum(~kept)), time_unit=unit)
 
 
-def _numbers(values: list[Any], name: str) -> Floats:
-    """A column of numbers."""
-    try:
-        array = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        for row, value in enumerate(values, start=1):
-            try:
-                float(value)
-            except (TypeError, ValueError):
-                message = f"{name} = {value!r} in row {row} is not a number: correct it"
-                raise ValueError(message) from None
-        raise
+def _tokens(values: Any, name: str) -> Floats:
+    """A column of whole numbers of tokens."""
+    array = _numbers(values, name)
+    wrong = np.flatnonzero((array != np.floor(array)) | (array < 0) | (array > MOST_TOKENS))
+    if wrong.size:
+        row = int(wrong[0])
+        raise ValueError(
+            f"{name} = {array[row]:g} in row {row + 1} must be a whole number of tokens, from 0 "
+            f"to {MOST_TOKENS}"
+        )
+    return array
+
+
+def _numbers(values: Any, name: str) -> Floats:
+    """A column of finite numbers."""
+    cells = values if isinstance(values, list) else values.to_pylist()
+    array = np.empty(len(cells))
+    for row, value in enumerate(cells):
+        try:
+            array[row] = float("" if isinstance(value, bool) else value)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(
+                f"{name} = {_shown(value)} in row {row + 1} is not a number: correct it"
+            ) from None
     if not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array))[0])
         raise ValueError(f"{name} = {array[row]} in row {row + 1} must be finite: correct it")
     return array
 
 
-def _times(values: list[Any], name: str, seconds_per_unit: float) -> Floats:
-    """Arrivals in seconds, from numbers or from dates and times (ISO 8601)."""
-    first = values[0] if values else 0.0
-    is_text = isinstance(first, str) and not first.replace(".", "", 1).lstrip("-").isdigit()
-    if not is_text and not isinstance(first, datetime):
-        return _numbers(values, name) * seconds_per_unit
-    moments = []
-    for row, value in enumerate(values, start=1):
-        try:
-            moments.append(_moment(value))
-        except ValueError:
-            raise ValueError(
-                f"{name} = {value!r} in row {row} is not a time: write 2023-11-16 18:15:46.68"
-            ) from None
-    start = moments[0]
-    return np.array([(moment - start).total_seconds() for moment in moments])
-
-
-def _moment(value: Any) -> datetime:
-    """A date and time; digits beyond microseconds, which Azure's traces have, are cut off."""
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=None)
-    day, point, fraction = str(value).strip().partition(".")
-    digits = fraction[: len(fraction) - len(fraction.lstrip("0123456789"))][:6]
-    return datetime.fromisoformat(f"{day}.{digits}" if point else day).replace(tzinfo=None)
+def _shown(value: Any) -> str:
+    """A value in a message, cut where it is long."""
+    text = value if isinstance(value, str) and ", " in value else repr(value)
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"

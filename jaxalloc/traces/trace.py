@@ -24,6 +24,8 @@ class Trace:
       output: [N] tokens, at least 1.
       lower, upper, predicted: [N] the user's own predictions of the output, or None.
       dropped: requests of the source that were left out since they generated nothing.
+      time_unit: of the arrivals in the source ("s", "ms", "us", "ns" or "date"); None if it has
+        none.
     """
 
     arrival: Floats
@@ -33,6 +35,7 @@ class Trace:
     upper: Integers | None = None
     predicted: Integers | None = None
     dropped: int = 0
+    time_unit: str | None = None
 
     @property
     def num_requests(self) -> int:
@@ -68,7 +71,7 @@ class Trace:
         }
         if index.size:
             fields["arrival"] = fields["arrival"] - fields["arrival"][0]
-        return Trace(**fields, dropped=self.dropped)
+        return dataclasses.replace(self, **fields)
 
 
 def to_requests(trace: Trace, *, arrival: Any = 0, **predictions: Any) -> Requests:
