@@ -42,6 +42,32 @@ PicturePath = Annotated[
 ]
 
 
+class TimeUnitName(enum.StrEnum):
+    """Units of numeric times by the names of their flag."""
+
+    S = "s"
+    MS = "ms"
+    US = "us"
+    NS = "ns"
+
+
+TimeUnit = Annotated[
+    TimeUnitName | None,
+    typer.Option(
+        "--time-unit",
+        help="Unit of times that are numbers, where the column's name leaves it open.",
+        show_default=False,
+    ),
+]
+
+
+def seconds_per_unit(unit: TimeUnitName | None) -> float | None:
+    """What `times.read_times` takes."""
+    from jaxalloc.times import TIME_UNITS
+
+    return None if unit is None else TIME_UNITS[unit.value]
+
+
 class SolverName(enum.StrEnum):
     """The solvers by the names of their flag."""
 

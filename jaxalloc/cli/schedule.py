@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import check_seed
+from jaxalloc.cli.flags import (
+    PICTURES,
+    AsJson,
+    PicturePath,
+    TimeUnit,
+    check_seed,
+    check_target,
+    seconds_per_unit,
+)
 
 FAILED = 1
 DEFAULT_POLICIES = "a_min,a_max,h_sf,mc_sf,mc_benchmark,vllm,alpha,alpha_beta"
-PICTURES = (".png", ".pdf", ".svg")
+MOST_TOKENS = 1 << 30  # and rounds: the scheduler counts in 32 bits
+MOST_REQUESTS = 10**7  # of all replications: about 5 GB
 
 
 def register(app: typer.Typer) -> None:
@@ -74,6 +82,7 @@ def schedule(
         str | None,
         typer.Option("--columns", help="Columns of the trace, such as prompt=In,output=Out."),
     ] = None,
+    time_unit: TimeUnit = None,
     aging: Annotated[
         int, typer.Option("--aging", help="Tokens of precedence a round of waiting.")
     ] = 0,
@@ -82,27 +91,30 @@ def schedule(
         typer.Option("--max-rounds", help="Rounds after which to give up.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of all random numbers.")] = 0,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="FILE", help="Draw a picture: .png, .pdf or .svg."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    plot: PicturePath = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare scheduling policies under a KV-cache limit."""
     from jaxalloc.cli.output import print_json
     from jaxalloc.cli.precision import float64
 
-    if plot is not None and (plot.suffix not in PICTURES or not plot.parent.is_dir()):
-        raise BadInput(f"--plot = {plot} must be a {', '.join(PICTURES)} file in a folder that is")
-    for flag, value, least in (
-        ("capacity", capacity, 2),
-        ("requests", requests, 1),
-        ("replications", replications, 1),
-        ("aging", aging, 0),
-        ("max-rounds", 1 if max_rounds is None else max_rounds, 1),
+    check_target(plot, PICTURES, "--plot")
+    for flag, value, least, most in (
+        ("capacity", capacity, 2, MOST_TOKENS),
+        ("requests", requests, 1, MOST_REQUESTS),
+        ("replications", replications, 1, MOST_REQUESTS),
+        ("aging", aging, 0, MOST_TOKENS),
+        ("max-rounds", 1 if max_rounds is None else max_rounds, 1, MOST_TOKENS),
     ):
         if value < least:
             raise BadInput(f"--{flag} = {value} must be at least {least}")
+        if value > most:
+            raise BadInput(f"--{flag} = {value} must be at most {most}")
+    if requests * replications > MOST_REQUESTS:
+        raise BadInput(
+            f"--requests = {requests} times --replications = {replications} is more than "
+            f"{MOST_REQUESTS}: lower one"
+        )
     check_seed(seed)
     with float64():
         from jaxalloc.cli import schedule_answer as answer
@@ -111,12 +123,21 @@ def schedule(
         try:
             chosen = given.read_policies(policies, aging)
             model = given.read_batch_time(batch_time)
-            traces = given.read_source(
-                source, columns, prompt, capacity, requests, replications, seed
+            reading = {
+                "columns": dict(given.read_pairs(columns, "--columns")),
+                "seconds_per_unit": seconds_per_unit(time_unit),
+            }
+            if not given.is_file(source) and any(reading.values()):
+                raise BadInput(f"TRACE = {source} is no file: drop --columns and --time-unit")
+            drawn = given.read_source(
+                source, prompt, capacity, requests, replications, seed, **reading
             )
-            times = given.read_arrivals(arrivals, traces, model is not None, seed)
+            times = [
+                given.read_arrivals(arrivals, trace, model is not None, *streams)
+                for trace, *streams in zip(*drawn[:3], strict=True)
+            ]
             setup = answer.Setup(
-                source, capacity, traces, times, intervals, seed, model, max_rounds, aging
+                source, drawn, capacity, times, arrivals, intervals, model, max_rounds, aging
             )
             document, schedules = answer.compare(setup, chosen)
             if plot is not None:
@@ -160,6 +181,17 @@ def _print(document: dict[str, Any]) -> None:
         f"predictions {document['intervals']}: {quality['coverage']:.1%} covered, mean width "
         f"{quality['mean_width']:.1f}, rank correlation {quality['rank_correlation']:.2f}",
     ]
+    if document["arrivals"] == "trace":
+        read = {"date": "dates and times"}.get(document["time_unit"], document["time_unit"])
+        lines.append(f"arrivals of the trace, read as {read}")
+    long = document["too_long"]
+    if long["requests"]:
+        lines.append(
+            f"{long['requests']:,} of {long['of']:,} requests, with {long['token_share']:.1%} of "
+            "all tokens, are left out: they do not fit into the cache"
+        )
+    if document["without_output"]:
+        lines.append(f"{document['without_output']:,} requests without output are left out")
     if document["mean_latency_bound"] is not None:
         lines.append(f"no schedule has a mean latency below {document['mean_latency_bound']:.1f}")
     unfinished = [row for row in document["policies"] if not row["finished"]]

@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxalloc.scheduling.batch import simulate_batch
@@ -17,8 +16,7 @@ from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
 from jaxalloc.traces.intervals import Predictions, calibration
-from jaxalloc.traces.trace import Trace
-from jaxalloc.traces.words import read_intervals
+from jaxalloc.traces.words import Source, policy_keys, read_intervals
 
 # The policies that read predictions.
 WIDTH_MATTERS = ("a_min", "a_max", "mc_sf", "mc_benchmark")
@@ -28,23 +26,22 @@ class Setup(NamedTuple):
     """What the flags amount to: B replications of N requests each.
 
     Attributes:
-      source: the words of the command line.
+      name: the words of the command line.
+      source: the requests of every replication, and the streams it draws from.
       capacity: M.
-      traces: [B] the requests of every replication.
       arrivals: [B] their arrivals in rounds or seconds.
-      intervals: how predictions are made.
-      seed: of arrivals, predictions and policies.
+      arrival_words, intervals: how arrivals and predictions are made.
       batch_time: seconds a round, or None.
       max_rounds: after which to give up, or None.
       aging: of every policy.
     """
 
-    source: str
+    name: str
+    source: Source
     capacity: int
-    traces: list[Trace]
     arrivals: list[Any]
+    arrival_words: str
     intervals: str
-    seed: int
     batch_time: BatchTime | None
     max_rounds: int | None
     aging: int
@@ -56,18 +53,23 @@ def compare(setup: Setup, chosen: dict[str, Policy]) -> tuple[dict[str, Any], di
     schedules = {name: run(setup, policy, batch) for name, policy in chosen.items()}
     bound = None
     if setup.batch_time is None:
-        bound = np.asarray(latency_bound(batch, setup.capacity)) / setup.traces[0].num_requests
-    first = setup.traces[0]
+        bound = np.asarray(latency_bound(batch, setup.capacity)) / batch.num_requests
+    traces = setup.source.traces
+    first = traces[0]
     document: dict[str, Any] = {
-        "source": setup.source,
+        "source": setup.name,
         "capacity": setup.capacity,
         "requests": first.num_requests,
-        "replications": len(setup.traces),
+        "replications": len(traces),
         "intervals": setup.intervals,
-        "seed": setup.seed,
+        "seed": setup.source.seeds[0],
         "unit": "rounds" if setup.batch_time is None else "seconds",
-        "mean_prompt": float(np.mean([trace.prompt for trace in setup.traces])),
-        "mean_output": float(np.mean([trace.output for trace in setup.traces])),
+        "arrivals": setup.arrival_words,
+        "time_unit": first.time_unit,
+        "mean_prompt": float(np.mean([trace.prompt for trace in traces])),
+        "mean_output": float(np.mean([trace.output for trace in traces])),
+        "too_long": setup.source.too_long._asdict(),
+        "without_output": first.dropped,
         "arrival_cv": first.arrival_cv,
         "calibration": _calibration(setup, predictions),
         "mean_latency_bound": None if bound is None else float(np.mean(bound)),
@@ -79,12 +81,13 @@ def compare(setup: Setup, chosen: dict[str, Policy]) -> tuple[dict[str, Any], di
 
 def make_batch(setup: Setup, intervals: str) -> tuple[list[Predictions], Requests]:
     """Predictions of every replication, and the requests as one batch."""
+    traces, seeds, stretches, _ = setup.source
     predictions = [
-        read_intervals(intervals, trace, setup.seed + b) for b, trace in enumerate(setup.traces)
+        read_intervals(intervals, *one) for one in zip(traces, seeds, stretches, strict=True)
     ]
     batch = Requests.create(
-        prompt=np.stack([trace.prompt for trace in setup.traces]),
-        output=np.stack([trace.output for trace in setup.traces]),
+        prompt=np.stack([trace.prompt for trace in traces]),
+        output=np.stack([trace.output for trace in traces]),
         lower=np.stack([made.lower for made in predictions]),
         upper=np.stack([made.upper for made in predictions]),
         predicted=np.stack([made.predicted for made in predictions]),
@@ -100,7 +103,7 @@ def run(setup: Setup, policy: Policy, batch: Requests, record: int = 0) -> Sched
         batch,
         setup.capacity,
         policy,
-        key=jax.random.key(setup.seed),
+        key=policy_keys(setup.source.seeds, setup.source.stretches) if policy.draws else None,
         batch_time=setup.batch_time,
         max_rounds=setup.max_rounds,
         record=record,
@@ -111,7 +114,7 @@ def _calibration(setup: Setup, predictions: list[Predictions]) -> dict[str, floa
     """How good the predictions are, averaged over the replications."""
     reports = [
         dataclasses.asdict(calibration(trace.output, made))
-        for trace, made in zip(setup.traces, predictions, strict=True)
+        for trace, made in zip(setup.source.traces, predictions, strict=True)
     ]
     return {name: float(np.mean([report[name] for report in reports])) for name in reports[0]}
 
@@ -162,7 +165,9 @@ def draw(
     from jaxalloc.cli.plots.style import save
 
     curves: dict[str, list[tuple[float, float]]] = {}
-    first = setup._replace(traces=setup.traces[:1], arrivals=setup.arrivals[:1])
+    traces, seeds, stretches, too_long = setup.source
+    alone = Source(traces[:1], seeds[:1], stretches[:1], too_long)
+    first = setup._replace(source=alone, arrivals=setup.arrivals[:1])
     occupancy = {}
     _, batch = make_batch(first, setup.intervals)
     for name, policy in chosen.items():

@@ -21,6 +21,7 @@ from jaxalloc.sweep.axes import Axis
 from jaxalloc.sweep.designs import Columns, Design
 from jaxalloc.sweep.placement import MostRows, spread
 from jaxalloc.sweep.settings import Instance, check_fixed, make_instance, quality, trace_digests
+from jaxalloc.traces.words import policy_keys
 
 _TIMES = (
     "mean_latency",
@@ -157,13 +158,14 @@ class Schedules:
                 fields[name][row, :num] = getattr(one.predictions, name)
             fields["arrival"][row, :num] = one.arrival
         first = next(iter(made.values()))
-        seeds = np.array([made[row].seed if row in made else 0 for row in lanes])
+        seeds = [made.get(row, first).seed for row in lanes]
+        stretches = [made.get(row, first).stretch for row in lanes]
         capacity = np.array([made.get(row, first).capacity for row in lanes], np.int32)
         rounds = [made.get(row, first).max_rounds for row in lanes]
         return (
             Requests(**fields),
             capacity,
-            np.asarray(jax.vmap(jax.random.key_data)(jax.vmap(jax.random.key)(seeds))),
+            np.asarray(jax.random.key_data(policy_keys(seeds, stretches))),
             _stack([made.get(row, first).batch_time for row in lanes], self.dtype()),
             None if rounds[0] is None else np.array(rounds, np.int32),
         )

@@ -70,6 +70,7 @@ class Instance(NamedTuple):
     batch_time: BatchTime | None
     max_rounds: int | None
     seed: int
+    stretch: int
 
 
 def parse_axis(name: str, given: Any) -> Axis:
@@ -136,15 +137,15 @@ def _read_text(name: str, words: str) -> None:
         if Path(words).suffix.lower() in SUFFIXES:
             _whole_trace(words)
         else:
-            read_source(words, None, "1", 1 << 20, 1, 1, 0)
+            read_source(words, "1", 1 << 20, 1, 1, 0)
     elif name == "intervals" and words != "own":
         read_intervals(words, tiny, 0)
     elif name == "arrivals" and words != "trace":
-        read_arrivals(words, [tiny], False, 0)
+        read_arrivals(words, tiny, False, 0)
     elif name == "batch_time":
         read_batch_time(words)
     elif name == "prompt" and not words.isdigit():
-        read_source("uniform:least=1,most=1", None, words, 1 << 20, 1, 1, 0)
+        read_source("uniform:least=1,most=1", words, 1 << 20, 1, 1, 0)
 
 
 def check_fixed(given: Mapping[str, Any], varied: set[str]) -> dict[str, Any]:
@@ -187,10 +188,8 @@ def make_instance(settings: Mapping[str, Any]) -> Instance:
     """
     get = settings.__getitem__
     in_seconds = get("batch_time") is not None
-    seed, capacity = int(get("seed")), int(get("capacity"))
-    trace = _trace(
-        get("source"), get("prompt"), capacity, int(get("requests")), int(get("stretch")), seed
-    )
+    seed, stretch, capacity = int(get("seed")), int(get("stretch")), int(get("capacity"))
+    trace = _trace(get("source"), get("prompt"), capacity, int(get("requests")), stretch, seed)
     words = get("intervals")
     if get("interval_width") is not None:
         words = f"relative:{float(get('interval_width'))!r}"
@@ -200,12 +199,13 @@ def make_instance(settings: Mapping[str, Any]) -> Instance:
     return Instance(
         policy=_policy(get("policy"), int(get("aging")), float(get("alpha")), float(get("beta"))),
         trace=trace,
-        predictions=read_intervals(words, trace, seed),
-        arrival=read_arrivals(arrivals, [trace], in_seconds, seed)[0],
+        predictions=read_intervals(words, trace, seed, stretch),
+        arrival=read_arrivals(arrivals, trace, in_seconds, seed, stretch),
         capacity=capacity,
         batch_time=read_batch_time(get("batch_time")),
         max_rounds=None if get("max_rounds") is None else int(get("max_rounds")),
         seed=seed,
+        stretch=stretch,
     )
 
 
@@ -228,7 +228,7 @@ def _trace(
 ) -> Trace:
     """N requests that fit into the cache: drawn, or a stretch of a file."""
     if Path(source).suffix.lower() not in SUFFIXES:
-        return read_source(source, None, prompt, capacity, num_requests, 1, seed)[0]
+        return read_source(source, prompt, capacity, num_requests, 1, seed).traces[0]
     fitting = _whole_trace(source).fitting(capacity)
     if fitting.num_requests < (stretch + 1) * num_requests:
         raise ValueError(

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxalloc.traces.trace import Integers, Trace
+from jaxalloc.traces.trace import MOST_TOKENS, Floats, Integers, Trace
 
 Rng = np.random.Generator
+MOST_SIGMA = 30.0  # exp(MOST_SIGMA times a normal number) is finite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,10 +39,16 @@ class Law:
             raise ValueError(f"least = {self.least} must be between 1 and most = {self.most}")
         if not self.mean > 1:
             raise ValueError(f"mean = {self.mean} must be greater than 1 token")
+        if not self.mean <= MOST_TOKENS or not self.most <= MOST_TOKENS:
+            raise ValueError(
+                f"mean = {self.mean} and most = {self.most} must be at most {MOST_TOKENS} tokens"
+            )
         if not 0 <= self.weight <= 1:
             raise ValueError(f"weight = {self.weight} must be between 0 and 1")
         if not self.sigma >= 0:
             raise ValueError(f"sigma = {self.sigma} must not be negative")
+        if not self.sigma <= MOST_SIGMA:
+            raise ValueError(f"sigma = {self.sigma} must be at most {MOST_SIGMA}")
 
     def draw(self, rng: Rng, size: int) -> Integers:
         """[size] token counts."""
@@ -69,13 +76,13 @@ def _uniform(law: Law, rng: Rng, size: int) -> Integers:
     return rng.integers(law.least, law.most + 1, size)
 
 
-def _lognormal(law: Law, rng: Rng, size: int) -> Integers:
-    """exp(normal) with the given mean, rounded up."""
+def _lognormal(law: Law, rng: Rng, size: int) -> Floats:
+    """exp(normal) with the given mean, rounded up; floats, as it may exceed all integers."""
     location = np.log(law.mean) - law.sigma**2 / 2
-    return np.ceil(rng.lognormal(location, law.sigma, size)).astype(np.int64)
+    return np.ceil(rng.lognormal(location, law.sigma, size))
 
 
-LAWS: dict[str, Callable[[Law, Rng, int], Integers]] = {
+LAWS: dict[str, Callable[[Law, Rng, int], Integers | Floats]] = {
     "geometric": _geometric,
     "weighted_geometric": _weighted_geometric,
     "two_point": _two_point,
@@ -107,4 +114,9 @@ def generate(
         prompts = np.full(num_requests, prompt, np.int64)
     gaps = np.zeros(num_requests) if rate is None else rng.exponential(1 / rate, num_requests)
     arrival = np.cumsum(gaps)
-    return Trace(arrival=arrival - arrival[:1], prompt=prompts, output=outputs)
+    return Trace(
+        arrival=arrival - arrival[:1],
+        prompt=prompts,
+        output=outputs,
+        time_unit=None if rate is None else "s",
+    )

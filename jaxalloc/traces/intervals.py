@@ -6,7 +6,10 @@ import dataclasses
 
 import numpy as np
 
-from jaxalloc.traces.trace import Integers
+from jaxalloc.traces.streams import stream
+from jaxalloc.traces.trace import MOST_TOKENS, Floats, Integers
+
+_MOST_BINS = 10**6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +23,10 @@ class Predictions:
 
 def one_interval(output: Integers, least: int = 1, most: int | None = None) -> Predictions:
     """The same interval for all, [least, most]; None: up to the longest output."""
-    low = np.full_like(output, least)
-    high = np.full_like(output, int(output.max()) if most is None else most)
+    longest = int(output.max()) if most is None else most
+    if not 1 <= least <= longest <= MOST_TOKENS:
+        raise ValueError(f"from {least} to {longest} must rise, from 1 to at most {MOST_TOKENS}")
+    low, high = np.full_like(output, least), np.full_like(output, longest)
     return Predictions(low, high, (low + high) // 2)
 
 
@@ -29,6 +34,8 @@ def bins(output: Integers, count: int, most: int | None = None) -> Predictions:
     """The bin of the output, of `count` bins of one width over [1, most]."""
     if count < 1:
         raise ValueError(f"bins = {count} must be at least 1")
+    if count > _MOST_BINS:
+        raise ValueError(f"bins = {count} must be at most {_MOST_BINS}")
     longest = int(output.max()) if most is None else most
     edges = np.floor(np.linspace(0, longest, count + 1)).astype(output.dtype)
     place = np.clip(np.searchsorted(edges, output, side="left") - 1, 0, count - 1)
@@ -38,25 +45,32 @@ def bins(output: Integers, count: int, most: int | None = None) -> Predictions:
 
 def relative(output: Integers, width: float) -> Predictions:
     """[(1 − x) o, (1 + x) o] with x = `width`: A_max and A_min learn the order, not the length."""
-    if width < 0:
+    if not width >= 0:
         raise ValueError(f"width = {width} must not be negative")
     low = np.maximum(np.floor(output * (1 - width)), 1).astype(output.dtype)
-    high = np.ceil(output * (1 + width)).astype(output.dtype)
+    high = _tokens(np.ceil(output * (1 + width)))
     return Predictions(low, high, output.copy())
 
 
-def noisy(output: Integers, sigma: float, seed: int) -> Predictions:
+def noisy(output: Integers, sigma: float, seed: int, index: int = 0) -> Predictions:
     """A point prediction o · exp(σ ξ), ξ standard normal, and ± 2 σ around it as the interval.
 
     The interval need not hold the output; the upper bound is lifted to it, as A_max needs it.
+    `index` tells replications of one seed apart.
     """
-    if sigma < 0:
+    if not sigma >= 0:
         raise ValueError(f"sigma = {sigma} must not be negative")
-    factor = np.exp(sigma * np.random.default_rng(seed).standard_normal(output.shape))
-    guess = np.maximum(np.rint(output * factor), 1)
-    low = np.maximum(np.floor(guess * np.exp(-2 * sigma)), 1).astype(output.dtype)
-    high = np.maximum(np.ceil(guess * np.exp(2 * sigma)).astype(output.dtype), output)
-    return Predictions(low, high, guess.astype(output.dtype))
+    with np.errstate(over="ignore"):
+        factor = np.exp(sigma * stream(seed, "noise", index).standard_normal(output.shape))
+        guess = _tokens(np.maximum(np.rint(output * factor), 1))
+        low = np.maximum(np.floor(guess * np.exp(-2 * sigma)), 1).astype(np.int64)
+        high = np.maximum(_tokens(np.ceil(guess * np.exp(2 * sigma))), output)
+    return Predictions(low, high, guess)
+
+
+def _tokens(values: Floats) -> Integers:
+    """Whole numbers, cut off where no token count lies."""
+    return np.minimum(values, MOST_TOKENS).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxalloc.times import read_times
-from jaxalloc.traces.trace import Floats, Trace
+from jaxalloc.traces.trace import MOST_TOKENS, Floats, Trace
 
 Table = dict[str, Any]  # [N] cells by column: a list, or a PyArrow column
 
@@ -32,7 +32,6 @@ RECOGNIZED = {
 NEEDED = ("prompt", "output")
 ABSENT = {"prompt": 0, "output": 1}  # where they are not needed
 SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
-MOST_TOKENS = 2**31 - 1
 _MOST_SHOWN = 200  # characters of a value in a message
 
 

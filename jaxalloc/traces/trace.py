@@ -12,6 +12,7 @@ from jaxalloc.scheduling.requests import Requests
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
+MOST_TOKENS = 1 << 30  # of a prompt, an output or a prediction: the scheduler counts in 32 bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,13 @@ Messages call a setting as its flag is called.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxalloc.scheduling import policies
@@ -19,8 +22,11 @@ from jaxalloc.traces import intervals
 from jaxalloc.traces.generators import LAWS, Law, generate
 from jaxalloc.traces.intervals import Predictions
 from jaxalloc.traces.readers import SUFFIXES, read_trace
-from jaxalloc.traces.trace import Trace
+from jaxalloc.traces.streams import stream
+from jaxalloc.traces.trace import MOST_TOKENS, Trace
 
+_LEAST_RATE = 1e-12  # a round, or a second
+_LATEST = 2.0**62
 POLICIES = {
     "a_min": "AMin",
     "a_max": "AMax",
@@ -51,7 +57,12 @@ def read_batch_time(words: str | None) -> BatchTime | None:
     if words == "llama2-70b":
         return BatchTime.llama2_70b()
     numbers = _numbers(words.split(":"), "--batch-time", words)
-    if len(numbers) != 4 or min(numbers) < 0 or not numbers[0] > 0:
+    if (
+        len(numbers) != 4
+        or not all(map(math.isfinite, numbers))
+        or min(numbers) < 0
+        or not numbers[0] > 0
+    ):
         raise ValueError(
             f"--batch-time = {words} must be llama2-70b or four times in seconds, the first above "
             "0: try 0.0446:0.00052:0.0000027:0.000378"
@@ -62,40 +73,99 @@ def read_batch_time(words: str | None) -> BatchTime | None:
     )
 
 
+class TooLong(NamedTuple):
+    """Requests that are left out as they do not fit into the cache.
+
+    Attributes:
+      requests: how many.
+      of: requests of the file, or of all that were drawn.
+      token_share: their share of all tokens of prompts and outputs.
+    """
+
+    requests: int
+    of: int
+    token_share: float
+
+
+class Source(NamedTuple):
+    """What `read_source` returns: B replications of N requests.
+
+    Attributes:
+      traces: [B] the requests.
+      seeds: [B] whose streams the replications draw from.
+      stretches: [B] which streams of the seed, and which stretch of a file.
+      too_long: requests that are left out.
+    """
+
+    traces: list[Trace]
+    seeds: list[int]
+    stretches: list[int]
+    too_long: TooLong
+
+
+def is_file(source: str) -> bool:
+    """Whether the words of a source are the name of a file, and no law."""
+    return Path(source).suffix.lower() in SUFFIXES and source.partition(":")[0] not in LAWS
+
+
 def read_source(
     source: str,
-    columns: str | None,
     prompt: str,
     capacity: int,
     num_requests: int,
     replications: int,
     seed: int,
-) -> list[Trace]:
-    """[B] traces of N requests that fit into the cache: stretches of a file, or seeds."""
-    if source.partition(":")[0] in LAWS:
-        with _within("TRACE", source):
-            output = _law(source, capacity)
-        with _within("--prompt", prompt):
-            prompts = int(prompt) if prompt.isdigit() else _law(prompt, capacity)
-        return [
-            _fill(generate(seed + b, 2 * num_requests, output, prompts), capacity, num_requests)
-            for b in range(replications)
-        ]
-    if Path(source).suffix.lower() not in SUFFIXES:
+    **reading: Any,
+) -> Source:
+    """Replications whose requests fit into the cache: stretches of a file, or seeds of a law.
+
+    Args:
+      source: a file, or a law and its numbers.
+      prompt: tokens of the prompts of a law, or their law.
+      capacity: M.
+      num_requests: N.
+      replications: B.
+      seed: of the first replication.
+      **reading: how `read_trace` reads a file.
+    """
+    if is_file(source):
+        drawn = [read_trace(source, **reading)]
+        fitting = drawn[0].fitting(capacity)
+        if fitting.num_requests < num_requests * replications:
+            raise ValueError(
+                f"--requests = {num_requests} times --replications = {replications} is more than "
+                f"the {fitting.num_requests} requests of {source} that fit into --capacity = "
+                f"{capacity}"
+            )
+        stretches = list(range(replications))
+        traces = [fitting.tail(b * num_requests).head(num_requests) for b in stretches]
+        return Source(traces, [seed] * replications, stretches, _too_long(drawn, capacity))
+    if source.partition(":")[0] not in LAWS:
         raise ValueError(
             f"TRACE = {source} must be a file that ends in {', '.join(SUFFIXES)}, or a law: "
             f"{', '.join(LAWS)}"
         )
-    named = dict(_pairs(columns, "--columns"))
-    whole = read_trace(source, columns=named)
-    fitting = whole.fitting(capacity)
-    wanted = num_requests * replications
-    if fitting.num_requests < wanted:
-        raise ValueError(
-            f"--requests = {num_requests} times --replications = {replications} is more than the "
-            f"{fitting.num_requests} requests of {source} that fit into --capacity = {capacity}"
-        )
-    return [fitting.tail(b * num_requests).head(num_requests) for b in range(replications)]
+    with _within("TRACE", source):
+        output = _law(source, capacity)
+    with _within("--prompt", prompt):
+        prompts = _tokens(prompt) if prompt.isdecimal() else _law(prompt, capacity)
+    seeds = [seed + b for b in range(replications)]
+    drawn = [generate(seed, 2 * num_requests, output, prompts) for seed in seeds]
+    traces = [_fill(trace, capacity, num_requests) for trace in drawn]
+    return Source(traces, seeds, [0] * replications, _too_long(drawn, capacity))
+
+
+def _too_long(drawn: list[Trace], capacity: int) -> TooLong:
+    sizes = np.concatenate([trace.prompt + trace.output for trace in drawn])
+    long = sizes > capacity
+    return TooLong(int(long.sum()), sizes.size, float(sizes[long].sum() / sizes.sum()))
+
+
+def _tokens(words: str) -> int:
+    tokens = int(words)
+    if tokens > MOST_TOKENS:
+        raise ValueError(f"more than {MOST_TOKENS} tokens fit into no cache")
+    return tokens
 
 
 def _fill(trace: Trace, capacity: int, num_requests: int) -> Trace:
@@ -114,7 +184,7 @@ def _law(words: str, capacity: int) -> Law:
     name, _, rest = words.partition(":")
     kinds = {"mean": float, "least": int, "most": int, "weight": float, "sigma": float}
     fields: dict[str, Any] = {"most": capacity}
-    for key, text in _pairs(rest, words):
+    for key, text in read_pairs(rest, words):
         if key not in kinds:
             raise ValueError(f"{key} is unknown: choose from {', '.join(kinds)}")
         try:
@@ -133,7 +203,7 @@ def _within(flag: str, words: str) -> Iterator[None]:
         raise ValueError(f"{flag} = {words}: {error}") from None
 
 
-def _pairs(words: str | None, where: str) -> list[tuple[str, str]]:
+def read_pairs(words: str | None, where: str) -> list[tuple[str, str]]:
     """`a=1,b=2` as pairs."""
     pairs = []
     for part in (words or "").split(","):
@@ -153,38 +223,49 @@ def _numbers(words: list[str], flag: str, whole: str) -> list[float]:
         raise ValueError(f"{flag} = {whole} must have numbers between its colons") from None
 
 
-def read_arrivals(words: str, traces: list[Trace], in_seconds: bool, seed: int) -> list[Any]:
-    """[B] arrivals of every replication, whole rounds or seconds."""
+def read_arrivals(words: str, trace: Trace, in_seconds: bool, seed: int, stretch: int = 0) -> Any:
+    """[N] arrivals of a replication, whole rounds or seconds."""
     name, _, rest = words.partition(":")
-    if name == "zero":
-        zero = 0.0 if in_seconds else 0
-        return [np.full(trace.num_requests, zero) for trace in traces]
-    if name == "trace":
+    if words == "zero":
+        return np.full(trace.num_requests, 0.0 if in_seconds else 0)
+    if words == "trace":
         if not in_seconds:
             raise ValueError(
                 "--arrivals = trace are seconds: add --batch-time, or use poisson:RATE"
             )
-        return [trace.arrival for trace in traces]
+        if trace.time_unit is None and not trace.arrival.any():
+            raise ValueError(
+                "--arrivals = trace, but no column of the trace is known to be the arrival: name "
+                "it with --columns arrival=NAME, or use zero or poisson:RATE"
+            )
+        return trace.arrival
     if name != "poisson":
         raise ValueError(f"--arrivals = {words} must be zero, poisson:RATE or trace")
     (rate,) = _numbers([rest], "--arrivals", words)
-    if not rate > 0 or not np.isfinite(rate):
-        raise ValueError(f"--arrivals = {words} must have a rate above 0")
-    rngs = [np.random.default_rng([seed, b]) for b in range(len(traces))]
-    times = [
-        np.cumsum(rng.exponential(1 / rate, trace.num_requests))
-        for rng, trace in zip(rngs, traces, strict=True)
-    ]
-    return times if in_seconds else [np.floor(time).astype(np.int64) for time in times]
+    if not _LEAST_RATE <= rate <= 1 / _LEAST_RATE:
+        raise ValueError(
+            f"--arrivals = {words} must have a rate above 0, from {_LEAST_RATE:g} to "
+            f"{1 / _LEAST_RATE:g}"
+        )
+    gaps = stream(seed, "gaps", stretch).exponential(1 / rate, trace.num_requests)
+    times = np.minimum(np.cumsum(gaps), _LATEST)
+    return times if in_seconds else np.floor(times).astype(np.int64)
 
 
-def read_intervals(words: str, trace: Trace, seed: int) -> Predictions:
-    """Predictions of one trace."""
+def policy_keys(seeds: Sequence[int], stretches: Sequence[int]) -> Any:
+    """[B] random keys of policies: that of the seed, another one for every further stretch."""
+    keys = jax.vmap(jax.random.key)(np.asarray(seeds))
+    others = jax.vmap(jax.random.fold_in)(keys, np.asarray(stretches))
+    return jnp.where(np.asarray(stretches) > 0, others, keys)
+
+
+def read_intervals(words: str, trace: Trace, seed: int, stretch: int = 0) -> Predictions:
+    """Predictions of one replication."""
     name, *rest = words.split(":")
     output = trace.output
-    numbers = _numbers(rest, "--intervals", words)
     if words == "own":
         return _own(trace)
+    numbers = _numbers(rest, "--intervals", words)
     with _within("--intervals", words):
         match name, numbers:
             case "exact", []:
@@ -192,17 +273,23 @@ def read_intervals(words: str, trace: Trace, seed: int) -> Predictions:
             case "one", []:
                 return intervals.one_interval(output)
             case "one", [least, most]:
-                return intervals.one_interval(output, int(least), int(most))
+                return intervals.one_interval(output, _whole("LO", least), _whole("HI", most))
             case "bins", [count]:
-                return intervals.bins(output, int(count))
+                return intervals.bins(output, _whole("bins", count))
             case "relative", [width]:
                 return intervals.relative(output, width)
             case "noise", [sigma]:
-                return intervals.noisy(output, sigma, seed)
+                return intervals.noisy(output, sigma, seed, stretch)
     raise ValueError(
         f"--intervals = {words} must be exact, one, one:LO:HI, bins:B, relative:X, noise:SIGMA or "
         "own"
     )
+
+
+def _whole(name: str, number: float) -> int:
+    if not number.is_integer():
+        raise ValueError(f"{name} = {number:g} must be a whole number")
+    return int(number)
 
 
 def _own(trace: Trace) -> Predictions:
