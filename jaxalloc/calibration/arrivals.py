@@ -86,7 +86,7 @@ def fit_arrivals(times: Any, level: float = 0.95) -> ArrivalFit:
     return ArrivalFit(1 / mean, relative / mean, ends, cv)
 
 
-def _gaps(times: Any) -> Float[Array, "N"]:
+def _gaps(times: Any) -> Float[Array, " N"]:
     """The times between arrivals, s, of numbers that may be large beside them."""
     concrete = platform_of(times) is not None
     given = np.asarray(times) if concrete else times
@@ -99,14 +99,15 @@ def _gaps(times: Any) -> Float[Array, "N"]:
         gaps = jnp.diff(ordered)
         return jnp.where(_is_fine(ordered, gaps, floating), gaps, jnp.nan) if len(gaps) else gaps
     require(np.isfinite(given), "times", given, "must be finite")
-    ordered = np.sort(given)
-    gaps = np.diff(ordered.astype(np.float64) if floating else ordered - ordered[:1])
-    if len(gaps) and not _is_fine(ordered, gaps, floating):
+    known = np.sort(given)
+    between = np.diff(known.astype(np.float64) if floating else known - known[:1])
+    if len(between) and not _is_fine(known, between, floating):
         raise ValueError(
-            f"times near {ordered[-1]:g} are rounded to {np.spacing(ordered[-1]):g} s in "
-            f"{given.dtype}, gaps are {gaps.mean():g} s: give float64, or seconds since the first"
+            f"times near {known[-1]:g} are rounded to {np.spacing(known[-1]):g} s in "
+            f"{given.dtype}, gaps are {between.mean():g} s: give float64, or seconds since the "
+            "first"
         )
-    return jnp.asarray(gaps, dtype)
+    return jnp.asarray(between, dtype)
 
 
 def _is_fine(ordered: Any, gaps: Any, floating: bool) -> Any:

@@ -139,8 +139,8 @@ def _best_start(counts: Counts, window: Int[Array, ""]) -> tuple[Vector, Scalar]
     def consider(index: Int[Array, ""], best: tuple[Vector, Scalar]) -> tuple[Vector, Scalar]:
         at_one = index % 2 == 1
         place = window * _STARTS_EACH + index // 2
-        share = place.astype(low.dtype) / (_WINDOWS * _STARTS_EACH - 1)
-        rate = low + (high - low) * share
+        along = place.astype(low.dtype) / (_WINDOWS * _STARTS_EACH - 1)
+        rate = low + (high - low) * along
         rest = jnp.exp(-jnp.exp(rate) * counts.tokens)
         middle = jnp.sum(weight * rest) / total
         spread = jnp.sum(weight * jnp.square(rest - middle))

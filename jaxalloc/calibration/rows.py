@@ -20,7 +20,7 @@ _LEAST_BYTES = 4  # of a float that is computed with
 
 
 def floating_dtype(*values: Any) -> Any:
-    """The widest floating dtype among arrays, at least float32; JAX's default where there is none."""
+    """The widest floating dtype among arrays, at least float32; without one JAX's default."""
     given = [jnp.asarray(value).dtype for value in values if hasattr(value, "dtype")]
     floating = [dtype for dtype in given if jnp.issubdtype(dtype, jnp.floating)]
     default = jax.dtypes.canonicalize_dtype(float)

@@ -30,6 +30,8 @@ class FitStatus(enum.IntEnum):
 
 
 USABLE = (FitStatus.CONVERGED, FitStatus.WEAK, FitStatus.AT_BOUND)
+# More tokens do not raise accuracy: the smallest budget is best.
+CONSTANT = (FitStatus.FLAT, FitStatus.ALL_CORRECT)
 
 MEANING = {
     FitStatus.CONVERGED: "determined by the data",
