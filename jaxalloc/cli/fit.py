@@ -217,7 +217,7 @@ def _check(
         if problem:
             raise BadInput(f"--{field.replace('_', '-')}: {problem}")
     most, least = settings["max_tokens"], settings["min_tokens"]
-    if most is not None and least > most:
+    if most is not None and least is not None and least > most:
         raise BadInput(f"--min-tokens = {least:g} must not exceed --max-tokens = {most:g}")
     for flag, value in (("--mix", mix), ("--arrival-rate", settings["arrival_rate"])):
         if arrivals is not None and value is not None:

@@ -125,7 +125,7 @@ def _traffic(
         own = np.array([shares.get(task.name, 0.0) for task in tasks])
         if own.sum() <= 0:
             raise ValueError("--mix gives no share to a task that could be fitted: add one")
-        kept = own.sum() / sum(shares.values())
+        kept = float(own.sum()) / sum(shares.values())
         found |= {"mix": (own / own.sum()).tolist(), "left_out": 1 - kept}
         found["arrival_rate"] *= kept
     return found if log is None else found | _of_log(tasks, log)
