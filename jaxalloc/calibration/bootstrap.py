@@ -19,7 +19,7 @@ from jaxalloc.backend.chunks import in_chunks, platform_of
 from jaxalloc.calibration.accuracy import as_counts, climb, gather, scale_of, unscaled
 from jaxalloc.calibration.intervals import Intervals
 from jaxalloc.calibration.likelihood import Counts, probability
-from jaxalloc.calibration.rows import as_floats
+from jaxalloc.calibration.rows import as_floats, as_labels, check_level
 from jaxalloc.numerics import as_key, without_derivative
 
 PerReplicate = Float[Array, "*B R"]
@@ -83,7 +83,8 @@ def bootstrap_accuracy(
     if not concrete:
         raise ValueError("bootstrap_accuracy counts its rows on the host: use bootstrap_counts")
     levels, place = _levels(counts)
-    table = None if question is None else _table(counts, place, np.asarray(question), levels)
+    labels = as_labels(question, counts.tokens.shape)
+    table = None if labels is None else _table(counts, place, np.asarray(labels), levels)
     return bootstrap_counts(key, levels, table, replicates)
 
 
@@ -98,6 +99,8 @@ def bootstrap_counts(
       table: the same by question; None: every answer is independent.
       replicates: R, for each task.
     """
+    if replicates < 1:
+        raise ValueError(f"replicates = {replicates} must be at least 1: try 200")
     shape = levels.tokens.shape[:-1]
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), (levels, table))
     keys = jax.random.key_data(jax.random.split(as_key(key), flat[0].tokens.shape[0]))
@@ -121,8 +124,10 @@ def bootstrap_intervals(curves: Replicates, level: float = 0.95) -> Intervals:
     >>> print(f"{low:.2f} to {high:.2f}")
     0.05 to 0.95
     """
-    tails = jnp.asarray([(1 - level) / 2, (1 + level) / 2])
-    ends = [jnp.moveaxis(jnp.quantile(x, tails, axis=-1), 0, -1) for x in as_floats(*curves)]
+    check_level(level)
+    given = as_floats(*curves)
+    tails = jnp.asarray([(1 - level) / 2, (1 + level) / 2], given[0].dtype)
+    ends = [jnp.moveaxis(jnp.quantile(values, tails, axis=-1), 0, -1) for values in given]
     return Intervals(*ends)
 
 

@@ -25,6 +25,7 @@ from jaxalloc.allocation.objective import mean_accuracy, objective
 from jaxalloc.allocation.optimum import Allocation, Status
 from jaxalloc.allocation.sensitivity import Outputs, sensitivity
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
+from jaxalloc.calibration.rows import check_level
 from jaxalloc.numerics import as_key, cast
 
 _CURVE = ("gain", "decay", "floor")
@@ -129,6 +130,9 @@ def solve_uncertain(
     >>> print(f"{decision.values.tokens[0]:.0f} ± {decision.standard_error.tokens[0]:.0f} tokens")
     2034 ± 89 tokens
     """
+    check_level(level)
+    if samples < 1:
+        raise ValueError(f"samples = {samples} must be at least 1: try 1000")
     workload = one_workload(workload)
     covariances = jax.tree.map(lambda leaf: cast(leaf, workload.dtype), covariances)
     limit = number("level", level, workload)

@@ -121,7 +121,7 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _cores() -> int:
-    from jaxalloc.backend import num_cores
+    from jaxalloc.backend.chunks import num_cores
 
     return num_cores()
 

@@ -28,7 +28,6 @@ from jaxalloc.sweep.settings import (
     quality,
     trace_digests,
 )
-from jaxalloc.sweep.settings import Instance, check_fixed, make_instance, quality, trace_digests
 from jaxalloc.traces.words import policy_keys
 
 _TIMES = (
