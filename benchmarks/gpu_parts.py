@@ -26,7 +26,8 @@ from gpu_rates import SMOKE, device, emit, peak_bytes, timed
 
 import jaxalloc
 from benchmarks.scheduling import numba_opponent
-from jaxalloc import Newton, Requests, Workload, backend, policies, simulate_batch, solve_batch
+from jaxalloc import Newton, Requests, Workload, policies, simulate_batch, solve_batch
+from jaxalloc.backend import dispatch as backend
 from jaxalloc.allocation import gpu_kernel, optimum
 
 ROOT = Path(__file__).parents[1]

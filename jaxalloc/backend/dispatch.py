@@ -261,7 +261,7 @@ def _batch(inputs: Arrays, dims: Sequence[int | None], *, axes: int, **params: A
     """One more axis of lanes."""
     size = next(x.shape[dim] for x, dim in zip(inputs, dims, strict=True) if dim is not None)
     wide = [
-        jnp.broadcast_to(x, (size, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
+        jnp.broadcast_to(x, (size, *jnp.shape(x))) if dim is None else jnp.moveaxis(x, dim, 0)
         for x, dim in zip(inputs, dims, strict=True)
     ]
     found = lanes_p.bind(*_vary_alike(wide), axes=axes + 1, **params)

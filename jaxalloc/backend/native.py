@@ -39,9 +39,9 @@ from jax.interpreters import mlir
 Arrays = Sequence[Any]
 Run = Callable[..., Arrays]  # of the flat arrays of a lane
 
-_MOST_BYTES = 512 << 10  # of an array, above which XLA splits its loop
+_MOST_BYTES = 512 << 10  # of an array, from which on XLA splits its loop
 _MOST_COST = 200_000  # of what is fused into one
-_MOST_SUMMED = 4096  # numbers, above which XLA hands a reduction to a library
+_MOST_SUMMED = 4096  # floating numbers, from which on XLA hands a reduction to a library
 
 _CHEAP = {
     "abs", "add", "and", "bitcast_convert_type", "ceil", "clamp", "convert_element_type", "copy",
@@ -88,10 +88,12 @@ def obstacle(traced: Any) -> str | None:
     >>> import jax, jax.numpy as jnp
     >>> obstacle(jax.make_jaxpr(lambda x: jnp.sort(x) + 1)(jnp.ones(3)))
     'sort'
-    >>> obstacle(jax.make_jaxpr(lambda x: 2 * x)(jnp.ones(1 << 17)))
-    'mul of an array of 512 KiB'
+    >>> obstacle(jax.make_jaxpr(lambda x: jnp.outer(x, x))(jnp.ones(1 << 9)))
+    'mul of 1024 KiB'
     """
+    jaxpr = getattr(traced, "jaxpr", traced)
     try:
+        _check_bytes("an input", jaxpr.invars)  # which is cut out of those of all lanes
         _Walk().follow(traced, None)
     except _Obstacle as found:
         return str(found)
@@ -132,14 +134,14 @@ class _Walk:
         if name in _LOOPS:
             for part in _LOOPS[name]:
                 self.follow(params[part], None)
-            _check_bytes(equation)
+            _check_bytes(name, equation.outvars)
             return [0] * len(equation.outvars)
         if name == "cond":  # small branches may become a choice between their results
             found = [self.follow(branch, behind[1:]) for branch in params["branches"]]
             return [functools.reduce(operator.or_, each) for each in zip(*found, strict=True)]
         if name in _INLINED and not params.get("axes"):
             return self.follow(params[_INLINED[name]], behind)
-        _check_bytes(equation)
+        _check_bytes(name, equation.outvars)
         operations, weight = _work_of(equation)
         fused = functools.reduce(operator.or_, behind, 1 << len(self.costs))
         self.costs.append((operations, operations * weight))
@@ -162,7 +164,8 @@ def _work_of(equation: Any) -> tuple[int, int]:
     name = equation.primitive.name
     if name in _REDUCTIONS:
         size = max(math.prod(value.aval.shape) for value in equation.invars)
-        if size >= _MOST_SUMMED:
+        floating = any(jnp.issubdtype(x.aval.dtype, jnp.inexact) for x in equation.invars)
+        if floating and size >= _MOST_SUMMED:
             raise _Obstacle(f"{name} of {size} numbers")
         return size, 11
     size = max(math.prod(out.aval.shape) for out in equation.outvars)
@@ -182,11 +185,11 @@ def _bytes_of(value: Any) -> int:
     return size
 
 
-def _check_bytes(equation: Any) -> None:
-    """Raise if a result is so large that XLA splits it."""
-    size = max((_bytes_of(out) for out in equation.outvars), default=0)
+def _check_bytes(name: str, values: Sequence[Any]) -> None:
+    """Raise if an array is so large that XLA splits what makes it."""
+    size = max(map(_bytes_of, values), default=0)
     if size >= _MOST_BYTES:
-        raise _Obstacle(f"{equation.primitive.name} of an array of {size >> 10} KiB")
+        raise _Obstacle(f"{name} of {size >> 10} KiB")
 
 
 def in_turn(run: Run) -> Run:
