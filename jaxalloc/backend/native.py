@@ -56,7 +56,8 @@ _TRANSCENDENTAL = {
 _MOVES = {
     "broadcast_in_dim", "concatenate", "copy_p", "dynamic_slice", "dynamic_update_slice", "gather",
     "iota", "optimization_barrier", "pad", "pvary", "reshape", "reshard", "rev", "scatter",
-    "scatter-add", "scatter_add", "slice", "split", "squeeze", "stack", "stop_gradient", "transpose", "unstack",
+    "scatter-add", "scatter_add", "slice", "split", "squeeze", "stack", "stop_gradient",
+    "transpose", "unstack",
 }  # fmt: skip
 _REDUCTIONS = {
     "argmax", "argmin", "reduce", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
@@ -118,7 +119,8 @@ class _Walk:
     def follow(self, traced: Any, behind: Sequence[int] | None) -> list[int]:
         """The operations behind each output, given those behind each input."""
         jaxpr = getattr(traced, "jaxpr", traced)
-        known: dict[Any, int] = dict(zip(jaxpr.invars, behind or [0] * len(jaxpr.invars)))
+        behind = [0] * len(jaxpr.invars) if behind is None else behind
+        known: dict[Any, int] = dict(zip(jaxpr.invars, behind, strict=True))
 
         def read(atom: Any) -> int:
             return 0 if hasattr(atom, "val") else known.get(atom, 0)
@@ -204,7 +206,7 @@ def in_turn(run: Run) -> Run:
 
     def lanes(inputs: Arrays, outputs: Arrays) -> Arrays:
         # The arrays to write into come from outside, where XLA may split what fills them.
-        def turn(carry: tuple[Any, Arrays]) -> tuple[Any, Arrays]:
+        def turn(carry: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
             lane, outputs = carry
             found = run(*(lax.dynamic_index_in_dim(x, lane, 0, keepdims=False) for x in inputs))
             written = [
@@ -267,7 +269,7 @@ def _lower(context: Any, *inputs: Any, traced: Any) -> Any:
         found = mlir.lower_fun(jax.jit(jaxpr_as_fun(traced)))(context, *inputs)
     finally:
         _scope.inside = False
-    marks = {name: mlir.ir.StringAttr.get(value) for name, value in _MARKS.items()}
+    marks: dict[str, Any] = {name: mlir.ir.StringAttr.get(value) for name, value in _MARKS.items()}
     found[0].owner.attributes["mhlo.frontend_attributes"] = mlir.ir.DictAttr.get(marks)
     return found
 

@@ -125,7 +125,9 @@ def _play(instance: Instance, policy: Policy, num_slots: int, record: int) -> _E
         return run((instance, begin(instance)))
 
     def plain(instance: Instance) -> _End:
-        return dispatch(lambda started: _end(run(started)), (instance, begin(instance)))
+        # On its own, for it reads and makes whole arrays, of which the loop touches a few entries.
+        first = dispatch(begin, instance)
+        return dispatch(lambda started: _end(run(started)), (instance, first))
 
     def kernel(instances: Instance, *, interpret: bool) -> _End:
         return _end(

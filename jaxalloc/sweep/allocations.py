@@ -181,9 +181,7 @@ def _solver(solver: Any, mesh: Mesh | None) -> Any:
     def solve_chunk(_: Any, lanes: Workload) -> Any:
         # Row by row: what is computed for many rows at once may end in other last bits where a
         # vector, or a core's share, ends.
-        best, measures = jax.vmap(
-            lambda workload: dispatch(solve_one, workload)
-        )(lanes)
+        best, measures = jax.vmap(lambda workload: dispatch(solve_one, workload))(lanes)
         figures = {"objective": best.objective, **measures, "residual": best.residual}
         return best.status, figures, best.steps, tuple(best.tokens.T)
 
