@@ -58,7 +58,7 @@ def run_part(part: str, seconds: float, mode: str) -> dict[str, Any]:
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        **({"JAXALLOC_GPU_KERNELS": "0"} if plain else {}),
+        "JAXALLOC_GPU_KERNELS": "0" if plain else "1",
     }
     command = [sys.executable, str(HERE / "gpu_parts.py"), *part.split(), mode]
     began, failed = time.perf_counter(), None

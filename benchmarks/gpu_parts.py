@@ -26,8 +26,9 @@ from gpu_rates import SMOKE, device, emit, peak_bytes, timed
 
 import jaxalloc
 from benchmarks.scheduling import numba_opponent
-from jaxalloc import Newton, Requests, Workload, backend, policies, simulate_batch, solve_batch
+from jaxalloc import Newton, Requests, Workload, policies, simulate_batch, solve_batch
 from jaxalloc.allocation import gpu_kernel, optimum
+from jaxalloc.backend import dispatch as backend
 
 ROOT = Path(__file__).parents[1]
 SEEDS = itertools.count(100)  # caps on steps that nothing was traced for

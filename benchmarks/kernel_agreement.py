@@ -35,10 +35,10 @@ from jaxalloc import (  # noqa: E402
     Requests,
     Status,
     Workload,
-    backend,
     simulate_batch,
     solve_batch,
 )
+from jaxalloc.backend import dispatch as backend  # noqa: E402
 
 KERNEL = Newton(max_steps=101)  # no other than the default: what was traced is not met again
 FORM = {"now": None}

@@ -6,7 +6,7 @@ import warnings
 import jax
 import pytest
 
-from jaxalloc import backend
+from jaxalloc.backend import dispatch as backend
 
 TARGET = "__gpu$xla.gpu.triton"
 

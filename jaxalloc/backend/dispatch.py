@@ -18,7 +18,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -157,7 +157,9 @@ def mesh_of(inputs: Any) -> contextlib.AbstractContextManager[Any]:
     for leaf in jax.tree.leaves(inputs):
         mesh = getattr(getattr(jax.typeof(leaf), "sharding", None), "mesh", None)
         if isinstance(leaf, jax.core.Tracer) and mesh is not None and not mesh.empty:
-            return contextlib.nullcontext() if get_abstract_mesh() == mesh else use_abstract_mesh(mesh)
+            return (
+                contextlib.nullcontext() if get_abstract_mesh() == mesh else use_abstract_mesh(mesh)
+            )
     return contextlib.nullcontext()
 
 
@@ -230,20 +232,19 @@ def no_tangent(value: Any) -> Any:
 lanes_p = Primitive("jaxalloc_lanes")
 lanes_p.multiple_results = True
 # JAX tells only what is on this list, an internal, for which devices it is compiled.
-getattr(jax_dispatch, "prim_requires_devices_during_lowering", set()).add(lanes_p)
+_told: set[Any] = getattr(jax_dispatch, "prim_requires_devices_during_lowering", set())
+_told.add(lanes_p)
 
 
-@lanes_p.def_impl
 def _run(*inputs: Any, **params: Any) -> Arrays:
     found: Arrays = jax.jit(functools.partial(lanes_p.bind, **params))(*inputs)
     return found
 
 
-@lanes_p.def_abstract_eval
 def _types(*inputs: Any, traced: Any, axes: int, **_: Any) -> Arrays:
     """Types of the results: the lanes in front, sharded like those of the inputs."""
     lanes, mesh = _lanes_of(inputs, axes)
-    like = next((x for x in inputs if x.sharding.mesh == mesh))
+    like = next(x for x in inputs if x.sharding.mesh == mesh)
 
     def result(out: Any) -> Any:
         spec = PartitionSpec(*lanes, *(None,) * len(out.shape))
@@ -257,11 +258,15 @@ def _types(*inputs: Any, traced: Any, axes: int, **_: Any) -> Arrays:
     return [result(out) for out in traced.out_avals]
 
 
+lanes_p.def_impl(_run)
+lanes_p.def_abstract_eval(_types)
+
+
 def _batch(inputs: Arrays, dims: Sequence[int | None], *, axes: int, **params: Any) -> Any:
     """One more axis of lanes."""
     size = next(x.shape[dim] for x, dim in zip(inputs, dims, strict=True) if dim is not None)
     wide = [
-        jnp.broadcast_to(x, (size, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
+        jnp.broadcast_to(x, (size, *jnp.shape(x))) if dim is None else jnp.moveaxis(x, dim, 0)
         for x, dim in zip(inputs, dims, strict=True)
     ]
     found = lanes_p.bind(*_vary_alike(wide), axes=axes + 1, **params)
@@ -299,7 +304,9 @@ def _lower(context: Any, *inputs: Any, platform: str | None, **params: Any) -> A
     if run is None:
         run = _side_by_side(params["traced"], params["axes"])
     with _no_mesh():
-        context = context.replace(avals_in=[ShapedArray(x.shape, x.dtype) for x in context.avals_in])
+        context = context.replace(
+            avals_in=[ShapedArray(x.shape, x.dtype) for x in context.avals_in]
+        )
         return mlir.lower_fun(run, multiple_results=True)(context, *inputs)
 
 

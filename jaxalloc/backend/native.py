@@ -39,9 +39,9 @@ from jax.interpreters import mlir
 Arrays = Sequence[Any]
 Run = Callable[..., Arrays]  # of the flat arrays of a lane
 
-_MOST_BYTES = 512 << 10  # of an array, above which XLA splits its loop
+_MOST_BYTES = 512 << 10  # of an array, from which on XLA splits its loop
 _MOST_COST = 200_000  # of what is fused into one
-_MOST_SUMMED = 4096  # numbers, above which XLA hands a reduction to a library
+_MOST_SUMMED = 4096  # floating numbers, from which on XLA hands a reduction to a library
 
 _CHEAP = {
     "abs", "add", "and", "bitcast_convert_type", "ceil", "clamp", "convert_element_type", "copy",
@@ -56,7 +56,8 @@ _TRANSCENDENTAL = {
 _MOVES = {
     "broadcast_in_dim", "concatenate", "copy_p", "dynamic_slice", "dynamic_update_slice", "gather",
     "iota", "optimization_barrier", "pad", "pvary", "reshape", "reshard", "rev", "scatter",
-    "scatter-add", "scatter_add", "slice", "split", "squeeze", "stack", "stop_gradient", "transpose", "unstack",
+    "scatter-add", "scatter_add", "slice", "split", "squeeze", "stack", "stop_gradient",
+    "transpose", "unstack",
 }  # fmt: skip
 _REDUCTIONS = {
     "argmax", "argmin", "reduce", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
@@ -88,10 +89,12 @@ def obstacle(traced: Any) -> str | None:
     >>> import jax, jax.numpy as jnp
     >>> obstacle(jax.make_jaxpr(lambda x: jnp.sort(x) + 1)(jnp.ones(3)))
     'sort'
-    >>> obstacle(jax.make_jaxpr(lambda x: 2 * x)(jnp.ones(1 << 17)))
-    'mul of an array of 512 KiB'
+    >>> obstacle(jax.make_jaxpr(lambda x: jnp.outer(x, x))(jnp.ones(1 << 9)))
+    'mul of 1024 KiB'
     """
+    jaxpr = getattr(traced, "jaxpr", traced)
     try:
+        _check_bytes("an input", jaxpr.invars)  # which is cut out of those of all lanes
         _Walk().follow(traced, None)
     except _Obstacle as found:
         return str(found)
@@ -116,7 +119,8 @@ class _Walk:
     def follow(self, traced: Any, behind: Sequence[int] | None) -> list[int]:
         """The operations behind each output, given those behind each input."""
         jaxpr = getattr(traced, "jaxpr", traced)
-        known: dict[Any, int] = dict(zip(jaxpr.invars, behind or [0] * len(jaxpr.invars)))
+        behind = [0] * len(jaxpr.invars) if behind is None else behind
+        known: dict[Any, int] = dict(zip(jaxpr.invars, behind, strict=True))
 
         def read(atom: Any) -> int:
             return 0 if hasattr(atom, "val") else known.get(atom, 0)
@@ -132,14 +136,14 @@ class _Walk:
         if name in _LOOPS:
             for part in _LOOPS[name]:
                 self.follow(params[part], None)
-            _check_bytes(equation)
+            _check_bytes(name, equation.outvars)
             return [0] * len(equation.outvars)
         if name == "cond":  # small branches may become a choice between their results
             found = [self.follow(branch, behind[1:]) for branch in params["branches"]]
             return [functools.reduce(operator.or_, each) for each in zip(*found, strict=True)]
         if name in _INLINED and not params.get("axes"):
             return self.follow(params[_INLINED[name]], behind)
-        _check_bytes(equation)
+        _check_bytes(name, equation.outvars)
         operations, weight = _work_of(equation)
         fused = functools.reduce(operator.or_, behind, 1 << len(self.costs))
         self.costs.append((operations, operations * weight))
@@ -162,7 +166,8 @@ def _work_of(equation: Any) -> tuple[int, int]:
     name = equation.primitive.name
     if name in _REDUCTIONS:
         size = max(math.prod(value.aval.shape) for value in equation.invars)
-        if size >= _MOST_SUMMED:
+        floating = any(jnp.issubdtype(x.aval.dtype, jnp.inexact) for x in equation.invars)
+        if floating and size >= _MOST_SUMMED:
             raise _Obstacle(f"{name} of {size} numbers")
         return size, 11
     size = max(math.prod(out.aval.shape) for out in equation.outvars)
@@ -182,11 +187,11 @@ def _bytes_of(value: Any) -> int:
     return size
 
 
-def _check_bytes(equation: Any) -> None:
-    """Raise if a result is so large that XLA splits it."""
-    size = max((_bytes_of(out) for out in equation.outvars), default=0)
+def _check_bytes(name: str, values: Sequence[Any]) -> None:
+    """Raise if an array is so large that XLA splits what makes it."""
+    size = max(map(_bytes_of, values), default=0)
     if size >= _MOST_BYTES:
-        raise _Obstacle(f"{equation.primitive.name} of an array of {size >> 10} KiB")
+        raise _Obstacle(f"{name} of {size >> 10} KiB")
 
 
 def in_turn(run: Run) -> Run:
@@ -201,7 +206,7 @@ def in_turn(run: Run) -> Run:
 
     def lanes(inputs: Arrays, outputs: Arrays) -> Arrays:
         # The arrays to write into come from outside, where XLA may split what fills them.
-        def turn(carry: tuple[Any, Arrays]) -> tuple[Any, Arrays]:
+        def turn(carry: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
             lane, outputs = carry
             found = run(*(lax.dynamic_index_in_dim(x, lane, 0, keepdims=False) for x in inputs))
             written = [
@@ -264,7 +269,7 @@ def _lower(context: Any, *inputs: Any, traced: Any) -> Any:
         found = mlir.lower_fun(jax.jit(jaxpr_as_fun(traced)))(context, *inputs)
     finally:
         _scope.inside = False
-    marks = {name: mlir.ir.StringAttr.get(value) for name, value in _MARKS.items()}
+    marks: dict[str, Any] = {name: mlir.ir.StringAttr.get(value) for name, value in _MARKS.items()}
     found[0].owner.attributes["mhlo.frontend_attributes"] = mlir.ir.DictAttr.get(marks)
     return found
 

@@ -109,20 +109,31 @@ def _simulate(
 def _play(instance: Instance, policy: Policy, num_slots: int, record: int) -> _End:
     """All rounds, in the form that suits the platform."""
 
-    def run(instance: Instance) -> State:
+    def begin(instance: Instance) -> State:
         first = state.initial(instance, policy, num_slots, record)
+        return rounds.wait_for_arrival(instance, first)
+
+    def run(started: tuple[Instance, State]) -> State:
+        instance, first = started
         return lax.while_loop(
             lambda now: ~rounds.is_over(instance, now),
             lambda now: rounds.play(instance, policy, now, num_slots),
-            rounds.wait_for_arrival(instance, first),
+            first,
         )
 
+    def from_start(instance: Instance) -> State:
+        return run((instance, begin(instance)))
+
     def plain(instance: Instance) -> _End:
-        return dispatch(lambda instance: _end(run(instance)), instance)
+        # On its own, for it reads and makes whole arrays, of which the loop touches a few entries.
+        first = dispatch(begin, instance)
+        return dispatch(lambda started: _end(run(started)), (instance, first))
 
     def kernel(instances: Instance, *, interpret: bool) -> _End:
         return _end(
-            gpu_kernel.in_programs(instances, policy, num_slots, record, run, interpret=interpret)
+            gpu_kernel.in_programs(
+                instances, policy, num_slots, record, from_start, interpret=interpret
+            )
         )
 
     return with_kernel(plain, kernel, instance) if gpu_kernel.takes(instance) else plain(instance)

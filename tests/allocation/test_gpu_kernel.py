@@ -13,9 +13,10 @@ from convert import as_workload, lane
 from gpu import cuda_kernels, interpreted
 from problems import hard_workloads, lanes, random_workloads
 
-from jaxalloc import FixedPoint, Newton, ProjectedGradient, Status, backend, solve, solve_batch
+from jaxalloc import FixedPoint, Newton, ProjectedGradient, Status, solve, solve_batch
 from jaxalloc.allocation import gpu_kernel
 from jaxalloc.allocation.lanes import side_by_side
+from jaxalloc.backend import dispatch as backend
 
 # A cap on steps that no other test has, so that nothing traced before is met again.
 KERNEL = Newton(max_steps=88)
@@ -131,11 +132,29 @@ def test_without_a_kernel_the_plain_form_runs(monkeypatch):
     many = as_workload(random_workloads(67, 2, gpu_kernel.MOST_TYPES + 1))
     solver = Newton(max_steps=85)
     assert cuda_kernels(lambda given: solve_batch(given, solver), many) == 0
-    assert backend.kernel_form() is None or backend._has_gpu()
     monkeypatch.setattr(backend, "_has_gpu", lambda: True)
-    assert backend.kernel_form() == "gpu"
-    monkeypatch.setenv("JAXALLOC_GPU_KERNELS", "0")
+    for switch, form in (("0", None), ("1", "gpu")):
+        monkeypatch.setenv("JAXALLOC_GPU_KERNELS", switch)
+        assert backend.kernel_form() == form
+    monkeypatch.delenv("JAXALLOC_GPU_KERNELS")
     assert backend.kernel_form() is None
+
+
+class Sorting(Newton):
+    """A solver with an operation that has no form for lanes side by side."""
+
+    def init(self, workload, start):
+        return super().init(
+            workload, start._replace(tokens=start.tokens + 0 * jnp.sort(start.tokens))
+        )
+
+
+@pytest.mark.parametrize("solver", [ProjectedGradient(max_steps=84, certified=True), Sorting()])
+def test_what_a_kernel_cannot_express_runs_in_the_plain_form(solver):
+    workloads = as_workload(random_workloads(69, 3))
+    assert cuda_kernels(lambda given: solve_batch(given, solver), workloads) == 0
+    found = with_kernels(jax.vmap(lambda given: solve(given, solver)), workloads)
+    np.testing.assert_array_equal(found.status, solve_batch(workloads, solver).status)
 
 
 def test_lanes_side_by_side_are_lanes_mapped():
