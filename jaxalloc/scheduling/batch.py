@@ -11,10 +11,18 @@ from jaxtyping import Array
 
 from jaxalloc.backend import in_chunks, platform_of
 from jaxalloc.scheduling.batch_time import BatchTime
+from jaxalloc.scheduling.constant import without_derivative
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule
-from jaxalloc.scheduling.simulation import as_key, recorded_rounds, simulate
+from jaxalloc.scheduling.simulation import (
+    NO_DERIVATIVE,
+    as_key,
+    check_options,
+    numbers,
+    recorded_rounds,
+    simulate,
+)
 
 # A CPU runs the instances of a chunk one after another, and a chunk a thread; on an accelerator the
 # lanes of a chunk run together.
@@ -46,13 +54,16 @@ def simulate_batch(
     >>> schedule.finish.tolist(), schedule.total_latency.tolist()
     ([[2, 6, 7], [2, 4, -1]], [15.0, 6.0])
     """
+    check_options(requests, policy, slots, record)
+    given = numbers(requests, capacity, batch_time, max_rounds)
+    (requests, capacity, batch_time, max_rounds), tied = without_derivative(given, NO_DERIVATIVE)
     shape = requests.batch_shape
     size = int(np.prod(shape, dtype=int))
 
     def flat(leaf: Any) -> Array:
         return jnp.broadcast_to(jnp.asarray(leaf), shape).reshape(size)
 
-    many = jax.tree.map(lambda x: x.reshape(size, -1), requests)
+    many = jax.tree.map(lambda x: x.reshape(size, requests.num_requests), requests)
     keys = as_key(key)
     implementation = str(jax.random.key_impl(keys))
     arguments: Arguments = (
@@ -78,7 +89,7 @@ def simulate_batch(
     if record is True:
         record = recorded_rounds(None if traced else run(arguments, 0))
     schedule = run(arguments, int(record))
-    result: Schedule = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), schedule)
+    result: Schedule = tied(jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), schedule))
     return result
 
 
