@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -40,7 +41,7 @@ def cast(value: Any, dtype: Any) -> jax.Array:
     """A JAX array of that dtype; the value itself if it is one."""
     if isinstance(value, jax.Array):
         right = value.dtype == dtype and not getattr(value, "weak_type", False)
-        return value if right else jax.lax.convert_element_type(value, dtype)
+        return value if right else lax.convert_element_type(value, dtype)
     return jnp.asarray(np.asarray(value, dtype))  # on the host, where nothing is compiled
 
 
@@ -63,42 +64,43 @@ def as_key(key: Any) -> jax.Array:
 def without_derivative(
     function: Callable[[Inputs], Outputs], inputs: Inputs, sentence: str
 ) -> Outputs:
-    """`function(inputs)`; whoever asks for its derivative gets a TypeError with that sentence.
+    """`function(inputs)`; whoever uses its derivative gets a TypeError with that sentence.
 
-    Only who asks: beside a gradient, as auxiliary output or under `stop_gradient`, it is fine.
+    Only who uses it: as an auxiliary output, under `stop_gradient` or by way of integers there is
+    none to use.
 
     Args:
       function: of one pytree of arrays.
       inputs: the pytree.
       sentence: what has no derivative, and what to do.
     """
+    moved = [leaf for leaf in jax.tree.leaves(inputs) if _moves(leaf)]
 
-    def is_floating(leaf: Any) -> bool:
-        return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
+    def tie(leaf: Any) -> Any:
+        floating = bool(moved) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return _tied(leaf, moved, sentence) if floating else leaf
 
-    def stopped(leaf: Any) -> Any:
-        return jax.lax.stop_gradient(leaf) if is_floating(leaf) else leaf
+    still = jax.tree.map(lambda leaf: lax.stop_gradient(leaf) if _moves(leaf) else leaf, inputs)
+    outputs: Outputs = jax.tree.map(tie, function(still))
+    return outputs
 
-    outputs = function(jax.tree.map(stopped, inputs))
-    sources = [leaf for leaf in jax.tree.leaves(inputs) if is_floating(leaf)]
-    linked: Outputs = jax.tree.map(
-        lambda leaf: _linked(leaf, sources, sentence) if is_floating(leaf) else leaf, outputs
-    )
-    return linked
+
+def _moves(leaf: Any) -> bool:
+    """Whether a leaf may have a tangent."""
+    return isinstance(leaf, jax.core.Tracer) and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _linked(output: jax.Array, sources: list[jax.Array], sentence: str) -> jax.Array:
-    """`output`, which depends on the sources in a way that has no derivative."""
-    return output
+def _tied(leaf: jax.Array, moved: list[jax.Array], sentence: str) -> jax.Array:
+    """`leaf`, which depends on what moved in a way that has no derivative."""
+    return leaf
 
 
-@_linked.defjvp
-def _linked_jvp(sentence: str, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
-    output = primals[0]
-    moved = sum(jnp.sum(source).astype(output.dtype) for source in tangents[1])
-    unknown = _unknown_p.bind(moved, sentence=sentence)
-    return output, jnp.broadcast_to(unknown, output.shape)
+@_tied.defjvp
+def _tied_jvp(sentence: str, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
+    leaf = primals[0]
+    aval = jax.core.ShapedArray(leaf.shape, leaf.dtype)
+    return leaf, _unknown_p.bind(*jax.tree.leaves(tangents), aval=aval, sentence=sentence)
 
 
 def _refuse(*_: Any, sentence: str, **__: Any) -> Any:
@@ -108,7 +110,10 @@ def _refuse(*_: Any, sentence: str, **__: Any) -> Any:
 # A tangent that nobody may look at: it is linear, and refuses to be computed or transposed.
 _unknown_p = Primitive("no_derivative")
 _unknown_p.def_impl(_refuse)
-_unknown_p.def_abstract_eval(lambda moved, *, sentence: moved)
+_unknown_p.def_abstract_eval(lambda *_, aval, sentence: aval)
 ad.deflinear2(_unknown_p, _refuse)
-batching.defvectorized(_unknown_p)
 mlir.register_lowering(_unknown_p, _refuse)
+batching.primitive_batchers[_unknown_p] = lambda moved, _, **params: (
+    _unknown_p.bind(*moved, **params),
+    None,
+)

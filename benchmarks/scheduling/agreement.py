@@ -2,8 +2,9 @@
 
     python benchmarks/scheduling/agreement.py
 
-Every deterministic policy and flag, in rounds and in seconds, on random instances of up to 60
-requests with mixed prompts, online arrivals and bad predictions. Writes agreement.json.
+Every deterministic policy and flag with default options, in rounds and in seconds, half on random
+instances with mixed prompts, online arrivals and bad predictions, half on adversarial ones, in
+which few requests kill each other for long. Writes agreement.json.
 """
 
 import argparse
@@ -22,36 +23,48 @@ from scheduling.instances import (  # noqa: E402
     EXACT_SECONDS,
     ZOO,
     differences,
+    hard_case,
     package_outcome,
     random_case,
 )
 
 from benchmarks.scheduling.report import write  # noqa: E402
 
-CHUNK = 100
+CHUNK = 1400
+WIDTH = 16
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--instances", type=int, default=800, help="per policy and unit of time")
+    parser.add_argument("--instances", type=int, default=2800, help="per policy and unit of time")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rows = []
     for unit, seconds in (("rounds", None), ("seconds", EXACT_SECONDS)):
         for name, (policy, rules) in ZOO.items():
             rng = np.random.default_rng([arguments.seed, len(rows)])
-            began, evictions, unfinished, wrong = time.perf_counter(), 0, 0, 0
+            began, evictions, unfinished, wrong, cut = time.perf_counter(), 0, 0, 0, 0
+            longest = 0.0
             for _ in range(0, arguments.instances, CHUNK):
-                cases = [random_case(rng, seconds=seconds is not None) for _ in range(CHUNK)]
-                schedule = package_outcome(cases, policy, seconds)
+                options = {"seconds": seconds is not None}
+                cases = [random_case(rng, **options, max_requests=WIDTH) for _ in range(CHUNK // 2)]
+                if rules.name == "alpha":  # it may repeat a reset until the last arrival
+                    options["latest"] = 2000
+                cases += [hard_case(rng, **options) for _ in range(CHUNK // 2)]
+                schedule = package_outcome(cases, policy, seconds, WIDTH)
                 evictions += int(schedule.evictions.sum())
                 unfinished += int((schedule.status != 0).sum())
                 for lane, case in enumerate(cases):
-                    wrong += bool(differences(case, rules, schedule, lane, seconds))
+                    found = differences(case, rules, schedule, lane, seconds)
+                    wrong += bool(found)
+                    cut += any(line.startswith("status: 1") for line in found)
+                    busy = int(schedule.rounds[lane]) - (0 if seconds else max(case.arrival))
+                    longest = max(longest, busy / sum(case.output))
             rows.append(
                 {
                     "policy": name, "unit": unit, "instances": arguments.instances,
-                    "disagreements": wrong, "evictions": evictions, "max_rounds": unfinished,
+                    "disagreements": wrong, "wrong_max_rounds": cut, "evictions": evictions,
+                    "max_rounds": unfinished, "most_rounds_an_output_token": round(longest, 2),
                     "seconds": round(time.perf_counter() - began, 1),
                 }
             )  # fmt: skip

@@ -16,6 +16,7 @@ from jaxalloc.numerics import cast, floating_dtype
 PerRow = Float[Array, "N"]
 Labels = Int[Array, "N"]
 
+
 def as_floats(*values: Any) -> list[Any]:
     """The arrays of one shape and of the widest floating dtype among them."""
     dtype = floating_dtype(*values)

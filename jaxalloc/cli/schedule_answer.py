@@ -98,7 +98,7 @@ def make_batch(setup: Setup, intervals: str) -> tuple[list[Predictions], Request
 
 def run(setup: Setup, policy: Policy, batch: Requests, record: int = 0) -> Schedule:
     """All replications of one policy."""
-    validate(batch, setup.capacity, policy, in_seconds=setup.batch_time is not None)
+    validate(batch, setup.capacity, policy, batch_time=setup.batch_time)
     return simulate_batch(
         batch,
         setup.capacity,

@@ -49,8 +49,8 @@ def _head(instance: Instance, policy: Policy, state: State) -> _Head:
             state.slots, state.running, state.held, job[0], length, state.time, instance.capacity
         )
         return _Head(earliest, request, job, row, length, usage)
-    held = state.held + job[0] + row[KEPT] + 1
-    fits = (held <= policy.limit(instance.capacity)) | (state.running == 0)
+    fits = job[0] + row[KEPT] < instance.limit - state.held
+    fits = fits | (state.running == 0)
     if policy.max_batch is not None:
         fits = fits & (state.running < policy.max_batch)
     earliest = jnp.where(fits, state.time, state.time + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -10,11 +11,20 @@ from jaxtyping import Array
 
 from jaxalloc.backend.chunks import in_chunks, placement_of
 from jaxalloc.backend.dispatch import over_lanes
+from jaxalloc.numerics import without_derivative
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule
-from jaxalloc.scheduling.simulation import as_key, recorded_rounds, simulate
+from jaxalloc.scheduling.simulation import (
+    NO_DERIVATIVE,
+    Numbers,
+    check_options,
+    numbers,
+    random_key,
+    recorded_rounds,
+    simulate,
+)
 
 # A CPU runs the instances of a chunk one after another, and a chunk a thread; on an accelerator the
 # lanes of a chunk run together.
@@ -46,9 +56,22 @@ def simulate_batch(
     >>> schedule.finish.tolist(), schedule.total_latency.tolist()
     ([[2, 6, 7], [2, 4, -1]], [15.0, 6.0])
     """
+    check_options(requests, policy, slots, record)
+    given = numbers(requests, capacity, batch_time, max_rounds)
+    typed_key = random_key(key)
+
+    def play(given: Numbers) -> Schedule:
+        return _play(given, typed_key, policy, slots, record)
+
+    return without_derivative(play, given, NO_DERIVATIVE)
+
+
+def _play(
+    given: Numbers, key: jax.Array, policy: Policy, slots: int | None, record: bool | int
+) -> Schedule:
+    """The schedules: in chunks where there are arrays, as one computation under tracing."""
+    requests, capacity, batch_time, max_rounds = given
     shape = requests.batch_shape
-    keys = as_key(key) if policy.draws else None
-    implementation = "" if keys is None else str(jax.random.key_impl(keys))
 
     def wide(leaf: Any) -> Array:
         traced = isinstance(leaf, jax.core.Tracer)
@@ -57,30 +80,30 @@ def simulate_batch(
     arguments: Arguments = (
         requests,
         wide(capacity),
-        None if keys is None else _key_data(keys, shape),
+        _key_data(key, shape) if policy.draws else None,
         jax.tree.map(wide, batch_time),
         None if max_rounds is None else wide(max_rounds),
     )
+    platform, _, spread = placement_of(arguments)
 
-    def run(arguments: Arguments, record: int) -> Schedule:
-        def work(part: Arguments) -> Schedule:
-            schedule: Schedule = _many(
-                *part, policy=policy, slots=slots, record=record, implementation=implementation
-            )
-            return schedule
-
-        if traced or spread or 0 in shape:
+    def run(record: int) -> Schedule:
+        work = functools.partial(
+            _many,
+            policy=policy,
+            slots=slots,
+            record=record,
+            implementation=str(jax.random.key_impl(key)),
+        )
+        if platform is None or spread or 0 in shape:
             return work(arguments)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), arguments)
         idle = jax.tree.map(lambda _: 0, flat)  # no requests
         found = in_chunks(work, flat, cpu=CPU_CHUNK, accelerator=ACCELERATOR_CHUNK, idle=idle)
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
 
-    platform, _, spread = placement_of(arguments)
-    traced = platform is None
     if record is True:
-        record = recorded_rounds(None if traced else run(arguments, 0))
-    return run(arguments, int(record))
+        record = recorded_rounds(None if platform is None else run(0))
+    return run(int(record))
 
 
 def _key_data(keys: jax.Array, shape: tuple[int, ...]) -> Array:
@@ -91,16 +114,7 @@ def _key_data(keys: jax.Array, shape: tuple[int, ...]) -> Array:
 
 @jax.jit(static_argnames=("policy", "slots", "record", "implementation"))
 def _many(
-    requests: Requests,
-    capacity: Array,
-    key_data: Array | None,
-    batch_time: BatchTime | None,
-    max_rounds: Array | None,
-    *,
-    policy: Policy,
-    slots: int | None,
-    record: int,
-    implementation: str,
+    arguments: Arguments, *, policy: Policy, slots: int | None, record: int, implementation: str
 ) -> Schedule:
     """One chunk."""
 
@@ -125,6 +139,6 @@ def _many(
             record=record,
         )
 
-    many = over_lanes(one, len(requests.batch_shape))
-    schedule: Schedule = many(requests, capacity, key_data, batch_time, max_rounds)
+    many = over_lanes(one, len(arguments[0].batch_shape))
+    schedule: Schedule = many(*arguments)
     return schedule

@@ -24,6 +24,8 @@ class BatchTime:
       per_token: [*B] seconds a token held.
       per_prefill: [*B] seconds a token prefilled.
 
+    Fields below 0 or not finite, or all of the first three 0, make an instance INVALID.
+
     >>> model = BatchTime.llama2_70b()
     >>> round(float(model.seconds(batch=10, held=5000, prefill=100)), 4)
     0.1011
@@ -41,10 +43,9 @@ class BatchTime:
 
     def seconds(self, *, batch: Any, held: Any, prefill: Any) -> Array:
         """The length of one round, s."""
-        seconds: Array = (
-            jnp.asarray(self.base)
-            + self.per_request * batch
-            + self.per_token * held
-            + self.per_prefill * prefill
-        )
-        return seconds
+        base = jnp.asarray(self.base)
+        base = base if jnp.issubdtype(base.dtype, jnp.floating) else base.astype(float)
+        amounts = (self.per_request, batch), (self.per_token, held), (self.per_prefill, prefill)
+        terms = (jnp.asarray(f).astype(base.dtype) * jnp.asarray(n).astype(base.dtype)
+                 for f, n in amounts)  # fmt: skip
+        return sum(terms, base)

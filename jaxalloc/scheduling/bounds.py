@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxalloc.scheduling.integers import LARGEST, as_int32
 from jaxalloc.scheduling.requests import Requests
 
 
@@ -31,17 +32,21 @@ def latency_bound(requests: Requests, capacity: Any) -> Float[Array, "*B"]:
     >>> float(jaxalloc.latency_bound(requests, 8))  # H-SF reaches 10
     9.0
     """
+    requests = requests.as_int32()
     real = requests.output > 0
-    output = requests.output.astype(float)
-    volume = output * requests.prompt + output * (output + 1) / 2
-    room = jnp.broadcast_to(jnp.asarray(capacity), requests.batch_shape)[..., None]
-    rounds = jnp.cumsum(jnp.sort(volume, axis=-1), axis=-1) / room
+    output, prompt = (jnp.asarray(x).astype(float) for x in (requests.output, requests.prompt))
+    volume = output * prompt + output * (output + 1) / 2
+    tokens = jnp.asarray(as_int32("capacity", capacity)).astype(float)
+    room = jnp.broadcast_to(tokens, requests.batch_shape)[..., None]
+    needed = jnp.cumsum(jnp.sort(volume, axis=-1), axis=-1)
+    rounds = jnp.where(needed > 0, needed / room, 0)
     # Rounding errors of the sum must not lift it above a whole number.
-    slack = requests.num_requests * jnp.finfo(rounds.dtype).eps
+    slack = requests.num_requests * float(jnp.finfo(rounds.dtype).eps)
     rounds = jnp.ceil(rounds * (1 - slack))
     together = jnp.sum(jnp.maximum(jnp.sort(output, axis=-1), rounds), axis=-1)
-    arrival = jnp.where(real, requests.arrival.astype(float), jnp.inf)
-    delay = jnp.where(real, arrival - jnp.min(arrival, axis=-1, keepdims=True), 0)
+    arrival = jnp.asarray(requests.arrival)
+    late = arrival - jnp.min(arrival, axis=-1, keepdims=True, initial=LARGEST, where=real)
+    delay = jnp.where(real, late.astype(float), 0)
     return jnp.maximum(together - jnp.sum(delay, axis=-1), jnp.sum(output, axis=-1))
 
 

@@ -99,7 +99,20 @@ def overflow(instance: Instance, policy: Policy, state: State) -> tuple[State, S
         clear,
         (state, none, none),
     )
-    return state._replace(stuck=state.held > instance.capacity), killed
+    state = state._replace(stuck=state.held > instance.capacity)
+    return _notice_standstill(instance, state, killed), killed
+
+
+def _notice_standstill(instance: Instance, state: State, killed: Scalar) -> State:
+    """Stop if all are reset, all arrived, as they were before, and no one has finished since."""
+    before = state.log.reset_after
+    if before is None:
+        return state
+    whole = (killed > 0) & (state.arrived >= instance.total)
+    return state._replace(
+        stuck=state.stuck | (whole & (before == state.finished)),
+        log=state.log._replace(reset_after=jnp.where(whole, state.finished, before)),
+    )
 
 
 class _Victim(NamedTuple):

@@ -25,11 +25,13 @@ are fields of `AMin`.
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Num
 
+from jaxalloc.scheduling.integers import NOT_WHOLE, share_of
 from jaxalloc.scheduling.requests import Requests
 
 
@@ -155,7 +157,7 @@ class AMax(Policy):
     def valid(self, requests: Requests) -> Bool[Array, " N"]:
         """An upper bound that covers the output and is no less than the lower bound."""
         upper, lower = jnp.maximum(requests.upper, 1), jnp.maximum(requests.lower, 1)
-        return (requests.output <= upper) & (lower <= upper)
+        return (requests.output <= upper) & (lower <= upper) & (requests.lower != NOT_WHOLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +238,10 @@ class VLLMFirstCome(Policy):
         """As vLLM does by default."""
         return self.resume
 
+    def bound(self, requests: Requests) -> Int[Array, " N"]:
+        """Nothing is believed."""
+        return jnp.ones_like(requests.output)
+
     def eviction_key(
         self, bound: Int[Array, " R"], generated: Int[Array, " R"]
     ) -> Int[Array, " R"]:
@@ -248,10 +254,12 @@ class AlphaProtection(Policy):
     """α-protection greedy: first come, first served up to (1 − α) M (arXiv 2502.07115).
 
     On overflow every running request is reset; a round that resets admits no one. The reset can
-    repeat itself for ever, which ends in MAX_ROUNDS.
+    repeat itself for ever: the second with all arrived and no one finished in between ends in
+    MAX_ROUNDS.
 
     Attributes:
-      alpha: the share of the cache that admissions leave free, in [0, 1).
+      alpha: the share of the cache that admissions leave free, in [0, 1): the decimal number that
+        it prints as, to nine places, so that (1 − α) M is the same in every precision.
     """
 
     alpha: float = 0.1
@@ -270,11 +278,13 @@ class AlphaProtection(Policy):
         """Everyone."""
         return 1.0
 
+    def bound(self, requests: Requests) -> Int[Array, " N"]:
+        """Nothing is believed."""
+        return jnp.ones_like(requests.output)
+
     def limit(self, capacity: Int[Array, ""]) -> Int[Array, ""]:
-        """(1 − α) M; one request alone may always start."""
-        return jnp.floor((1 - self.alpha) * capacity.astype(jnp.result_type(float))).astype(
-            capacity.dtype
-        )
+        """⌊(1 − α) M⌋; one request alone may always start."""
+        return share_of(capacity, 10**9 - round(Fraction(str(self.alpha)) * 10**9))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Num
+from jaxtyping import Array, Float, Int, Num
+
+from jaxalloc.scheduling.integers import LARGEST, as_int32
 
 # Axis letters, here and in every docstring: N requests, R slots, *B any leading batch axes.
 PerRequest = Int[Array, "*B N"]
 PerRequestTime = Num[Array, "*B N"]
 
 _LENGTHS = ("prompt", "output", "lower", "upper", "predicted")
-_INT32_MAX = np.iinfo(np.int32).max
+_TOLERANCE = 1e-3  # seconds by which a cast may move an arrival
 
 
 @jax.tree_util.register_dataclass
@@ -26,7 +28,7 @@ class Requests:
     Policies other than the hindsight scheduler never read `output` before a request ends. Bounds
     and predictions below 1 are read as 1.
 
-    The constructor takes the six arrays as they are and checks nothing, so that JAX can rebuild it
+    The constructor takes the arrays as they are and checks nothing, so that JAX can rebuild it
     from tracers; `Requests.create` casts, broadcasts and validates.
 
     Attributes:
@@ -36,6 +38,8 @@ class Requests:
       upper: [*B, N] upper bound of the output, the only one A_max reads.
       predicted: [*B, N] point prediction of the output.
       arrival: [*B, N] rounds, or seconds under a batch-time model.
+      since: [*B, 1] seconds that `create` has taken off the arrivals, and `finish_seconds` lacks
+        with them; None: nothing.
     """
 
     prompt: PerRequest
@@ -44,6 +48,7 @@ class Requests:
     upper: PerRequest
     predicted: PerRequest
     arrival: PerRequestTime
+    since: Float[Array, "*B 1"] | np.ndarray[Any, Any] | None = None
 
     @classmethod
     def create(
@@ -55,12 +60,14 @@ class Requests:
         upper: Any = None,
         predicted: Any = None,
         arrival: Any = 0,
+        since: Any = None,
     ) -> Requests:
         """Cast, broadcast and validate the fields of one instance or of a batch of them.
 
         Fields have shape [*B, N]; scalars and shorter leading axes broadcast. Lengths become
         int32; arrivals become int32 if they are integers and floating otherwise. Values are checked
-        unless they are traced.
+        unless they are traced. Seconds since an epoch, which float32 would round by more than a
+        millisecond, are counted from the first arrival of each instance, which goes to `since`.
 
         Args:
           prompt: tokens of the prompt.
@@ -69,6 +76,7 @@ class Requests:
           upper: its upper bound; None stands for `output`.
           predicted: its point prediction; None stands for `output`.
           arrival: rounds, or seconds.
+          since: of requests made before.
 
         Raises:
           ValueError: a field does not broadcast or has a value outside its domain; the message
@@ -92,12 +100,33 @@ class Requests:
         except ValueError:
             shapes = ", ".join(f"{k} {v.shape}" for k, v in arrays.items() if v.ndim)
             raise ValueError(f"fields do not broadcast to one [*B, N]: {shapes}") from None
-        return cls(**{k: jnp.asarray(jnp.broadcast_to(v, shape)) for k, v in arrays.items()})
+        if since is None and isinstance(arrays["arrival"], np.ndarray):
+            arrays["arrival"], since = _from_the_first(arrays["arrival"], arrays["output"], shape)
+        fields = {k: jnp.asarray(jnp.broadcast_to(v, shape)) for k, v in arrays.items()}
+        return cls(**fields, since=since)
 
     def as_int32(self) -> Requests:
-        """The same with lengths in 32 bits, whatever the constructor was given."""
-        lengths = {name: jnp.asarray(getattr(self, name), jnp.int32) for name in _LENGTHS}
-        return Requests(arrival=jnp.asarray(self.arrival), **lengths)
+        """The same in the dtypes of the loop, whatever the constructor was given.
+
+        Lengths, and arrivals that are integers, have 32 bits (`integers.as_int32`); seconds have at
+        least as many.
+
+        Raises:
+          TypeError: a field holds no numbers.
+          ValueError: the fields have not all the same shape [*B, N].
+        """
+        fields = {name: as_int32(name, getattr(self, name)) for name in _LENGTHS}
+        given: Any = self.arrival
+        arrival: Any = given if isinstance(given, jax.Array) else np.asarray(given)
+        if not jnp.issubdtype(arrival.dtype, jnp.floating):
+            arrival = as_int32("arrival", arrival)
+        elif arrival.dtype.itemsize < 4:
+            arrival = arrival.astype(np.float32)
+        fields["arrival"] = arrival
+        if len({field.shape for field in fields.values()}) > 1 or not arrival.ndim:
+            shapes = ", ".join(f"{name} {field.shape}" for name, field in fields.items())
+            raise ValueError(f"fields must have one shape [*B, N]: {shapes}; `create` broadcasts")
+        return Requests(**fields)
 
     @property
     def num_requests(self) -> int:
@@ -114,21 +143,36 @@ def _cast(name: str, value: Any) -> Any:
     """One field as an int32 array, or a floating one for arrivals that are not integers."""
     if isinstance(value, jax.core.Tracer):
         floating = name == "arrival" and jnp.issubdtype(value.dtype, jnp.floating)
-        return value if floating else value.astype(jnp.int32)
+        return value if floating else as_int32(name, value)
     try:
         array = np.asarray(value)
     except ValueError as error:  # ragged nested lists
         raise ValueError(f"{name} = {value!r} is not an array: {error}") from None
+    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
+        array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} = {value!r} is not a number: give numbers or arrays of them")
     require(np.isfinite(array), name, array, "must be finite")
     if name in ("prompt", "output", "arrival"):
         require(array >= 0, name, array, "must not be negative")
     if name == "arrival" and array.dtype.kind == "f":
-        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+        return array
     require(array == np.floor(array), name, array, "must be a whole number of tokens: round it")
-    require(np.abs(array) <= _INT32_MAX, name, array, "must fit in 32 bits")
-    return array.astype(np.int32)
+    require((array <= LARGEST) & (array >= -LARGEST), name, array, "must fit in 32 bits")
+    return as_int32(name, array)
+
+
+def _from_the_first(arrival: Any, output: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Arrivals in JAX's precision, and the first one where they had to be counted from it."""
+    dtype = jax.dtypes.canonicalize_dtype(arrival.dtype)
+    moved = np.abs(arrival.astype(dtype) - arrival, dtype=float)
+    if not np.any(moved > _TOLERANCE):
+        return arrival.astype(dtype), None
+    arrival = np.broadcast_to(arrival, shape)
+    real = np.broadcast_to(True if isinstance(output, jax.core.Tracer) else output > 0, shape)
+    first = np.min(arrival, axis=-1, keepdims=True, initial=np.inf, where=real)
+    first = np.where(np.isfinite(first), first, 0)
+    return np.where(real, arrival - first, 0).astype(dtype), first
 
 
 def require(valid: Any, name: str, value: Any, rule: str) -> None:
@@ -137,4 +181,4 @@ def require(valid: Any, name: str, value: Any, rule: str) -> None:
         return
     index = tuple(int(i) for i in np.argwhere(~np.asarray(valid))[0])
     place = f"[{', '.join(map(str, index))}]" if index else ""
-    raise ValueError(f"{name}{place} = {np.asarray(value)[index]:.10g} {rule}")
+    raise ValueError(f"{name}{place} = {np.asarray(value)[index].item():.10g} {rule}")

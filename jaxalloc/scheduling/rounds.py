@@ -97,13 +97,12 @@ def _iterate(instance: Instance, state: State, prefill: Scalar) -> State:
     clock, seconds = state.clock, jnp.ones((), state.clock.total.dtype)
     if instance.batch_time is not None:
         seconds = instance.batch_time.seconds(batch=state.running, held=held, prefill=prefill)
-        seconds = seconds.astype(state.clock.total.dtype)
         clock = clock.add(seconds)
     return state._replace(
         time=state.time + 1,
         clock=clock,
         peak=jnp.maximum(state.peak, held),
-        area=state.area.add(held * seconds),
+        area=state.area.add(held.astype(seconds.dtype) * seconds),
         log=log,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ class ScheduleStatus(enum.IntEnum):
     FINISHED = 0
     """Every request finished."""
     MAX_ROUNDS = 1
-    """The rounds were used up first; unfinished requests have start = finish = −1."""
+    """The rounds were used up first, or all resets repeat themselves for ever; unfinished requests
+    have start = finish = −1."""
     SLOTS_EXCEEDED = 2
     """More requests were to run together than there are slots: raise `slots`."""
     INVALID = 3
@@ -41,6 +43,7 @@ class Schedule:
       latency: [*B, N] finish − arrival.
       time_to_first_token: [*B, N] first start + 1 − arrival, or the end of that round in seconds.
       finish_seconds: [*B, N] end of the last round, s; without a batch-time model as `finish`.
+        Where the requests have `since`, the seconds count from there, as `makespan`'s do.
       evictions: [*B, N] times it was killed.
       recomputed: [*B, N] generated tokens lost by being killed.
       wasted: [*B, N] `recomputed`, and the tokens prefilled again.
@@ -51,6 +54,18 @@ class Schedule:
       status: [*B] a `ScheduleStatus`.
       occupancy: [*B, L] tokens held after every round if recorded, else None.
     """
+
+    PER_REQUEST: ClassVar[tuple[str, ...]] = (
+        "start",
+        "finish",
+        "first_start",
+        "latency",
+        "time_to_first_token",
+        "finish_seconds",
+        "evictions",
+        "recomputed",
+        "wasted",
+    )
 
     start: PerRequest
     finish: PerRequest
@@ -86,20 +101,20 @@ class Schedule:
     @property
     def total_evictions(self) -> Int[Array, "*B"]:
         """Kills in all."""
-        return jnp.sum(self.evictions, axis=-1)
+        return _total(self.evictions)
 
     @property
     def total_recomputed(self) -> Int[Array, "*B"]:
-        """Generated tokens lost in all."""
-        return jnp.sum(self.recomputed, axis=-1)
+        """Generated tokens lost in all; as all totals at most the largest of its integers."""
+        return _total(self.recomputed)
 
     @property
     def total_wasted(self) -> Int[Array, "*B"]:
         """Generated tokens lost and tokens prefilled again, in all."""
-        return jnp.sum(self.wasted, axis=-1)
+        return _total(self.wasted)
 
     def latency_percentile(self, percent: float) -> Float[Array, "*B"]:
-        """Percentile of the latency, interpolated linearly; inf if it falls on one unfinished."""
+        """Percentile (0 to 100) of the latency, interpolated linearly; inf if it falls on inf."""
         return _percentile(self.latency, percent)
 
     def time_to_first_token_percentile(self, percent: float) -> Float[Array, "*B"]:
@@ -107,15 +122,27 @@ class Schedule:
         return _percentile(self.time_to_first_token, percent)
 
 
+def _total(counts: PerRequest) -> Int[Array, "*B"]:
+    """The sum of counts, which stops at the largest number of its dtype and wraps nowhere."""
+    exact = jnp.sum(counts, axis=-1)
+    largest = jnp.iinfo(exact.dtype).max
+    rough = jnp.sum(counts.astype(float), axis=-1)
+    return jnp.where((exact < 0) | (rough > 1.5 * largest), largest, exact)
+
+
 def _percentile(values: Float[Array, "*B N"], percent: float) -> Float[Array, "*B"]:
     """Linear interpolation between order statistics, NaN left out, inf allowed."""
+    if not 0 <= percent <= 100:
+        raise ValueError(f"percent = {percent} must be between 0 and 100")
+    if values.shape[-1] == 0:
+        return jnp.full(values.shape[:-1], jnp.nan, values.dtype)
     ordered = jnp.sort(values, axis=-1)  # NaN last
-    count = jnp.sum(~jnp.isnan(values), axis=-1, keepdims=True)
-    place = jnp.maximum(count - 1, 0) * (percent / 100)
+    count = jnp.sum(~jnp.isnan(values), axis=-1, keepdims=True, dtype=jnp.int32)
+    place = jnp.maximum(count - 1, 0).astype(values.dtype) * (percent / 100)
     below = jnp.floor(place).astype(jnp.int32)
     low = jnp.take_along_axis(ordered, below, axis=-1)
     above = jnp.minimum(below + 1, values.shape[-1] - 1)
     high = jnp.take_along_axis(ordered, above, axis=-1)
-    part = place - below
+    part = place - below.astype(place.dtype)
     between = jnp.where(jnp.isinf(low), low, low + part * (high - low))
     return jnp.where(part > 0, between, low)[..., 0]

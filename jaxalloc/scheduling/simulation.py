@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from jaxalloc.backend.dispatch import dispatch, mesh_of, with_kernel
+from jaxalloc.numerics import as_key, without_derivative
 from jaxalloc.scheduling import gpu_kernel, rounds, state
 from jaxalloc.scheduling.batch_time import BatchTime
-from jaxalloc.scheduling.instance import prepare
-from jaxalloc.scheduling.kvcache import NEVER
+from jaxalloc.scheduling.instance import Prepared, prepare
+from jaxalloc.scheduling.integers import as_int32
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
@@ -34,7 +38,8 @@ def simulate(
     """Serve one instance under a KV-cache limit, round by round.
 
     It never raises on values: an instance whose values are outside their domain is INVALID (ask
-    `validate` why). Works under `jax.jit` and `jax.vmap`; compiled once a shape and policy.
+    `validate` why). Works under `jax.jit` and `jax.vmap`; compiled once a shape and policy. It has
+    no derivative, but may stand beside one, such as in an auxiliary output.
 
     Args:
       requests: one instance ([N] fields); `simulate_batch` runs many.
@@ -42,8 +47,9 @@ def simulate(
       policy: who runs, one of `jaxalloc.policies`.
       key: of the random policy (`AlphaBetaClearing`); None: key 0.
       batch_time: seconds a round; arrivals are then seconds. None: arrivals are rounds.
-      max_rounds: rounds after which to give up; None: the last arrival (if in rounds)
-        + 2 · (sum of the outputs) + 64. One request at a time takes the sum of the outputs.
+      max_rounds: rounds after which to give up, 2³⁰ at most; None: as many as it takes, which is
+        proven to be finite, and for `AlphaBetaClearing` the last arrival (if in rounds)
+        + 64 · (sum of the outputs) + 1024.
       slots: the most requests that may run together; None: N, which is always enough and costs
         memory alone.
       record: keep the tokens held after every round; under tracing, how many rounds to keep.
@@ -51,38 +57,92 @@ def simulate(
     Returns:
       The schedule; look at its `status` first.
 
+    Raises:
+      TypeError: an argument is of another kind, or a derivative is asked for.
+      ValueError: a shape does not fit, or `slots` or `record` is outside its domain.
+
     >>> import jaxalloc
     >>> requests = jaxalloc.Requests.create(prompt=1, output=[2, 4, 3], lower=1, upper=4)
     >>> schedule = jaxalloc.simulate(requests, 8, jaxalloc.policies.AMin())
     >>> schedule.finish.tolist(), float(schedule.total_latency), schedule.evictions.tolist()
     ([5, 4, 3], 12.0, [2, 0, 0])
     """
-    limits = (_within_int32(capacity), _within_int32(max_rounds))
-    arguments = (requests, limits[0], as_key(key), batch_time, limits[1])
-    with mesh_of(requests):
-        if record is True:
-            record = recorded_rounds(_simulate(*arguments, policy=policy, slots=slots, record=0))
-        schedule: Schedule = _simulate(*arguments, policy=policy, slots=slots, record=int(record))
-    return schedule
+    check_options(requests, policy, slots, record)
+    given = numbers(requests, capacity, batch_time, max_rounds)
+    if shape := given[0].batch_shape:
+        raise ValueError(f"requests have leading axes {shape}: use simulate_batch, or jax.vmap")
+    typed_key = random_key(key)
+
+    def play(given: Numbers) -> Schedule:
+        requests, capacity, batch_time, max_rounds = given
+        arguments = (requests, capacity, typed_key, batch_time, max_rounds)
+        play = functools.partial(_simulate, *arguments, policy=policy, slots=slots)
+        with mesh_of(requests):
+            rounds = recorded_rounds(play(record=0)) if record is True else int(record)
+            return play(record=rounds)
+
+    return without_derivative(play, given, NO_DERIVATIVE)
 
 
-def _within_int32(value: Any) -> Any:
-    """A Python integer cut to what 32 bits hold, far beyond any limit; anything else as it is."""
-    return max(min(value, NEVER), -NEVER) if isinstance(value, int) else value
+# The requests, the capacity, the batch time and the cap on rounds.
+Numbers = tuple[Requests, Any, BatchTime | None, Any]
+
+NO_DERIVATIVE = (
+    "simulate has no derivative: put jax.lax.stop_gradient around what goes into it, or its "
+    "schedule into an auxiliary output (has_aux=True)"
+)
 
 
-def as_key(key: jax.Array | None) -> jax.Array:
+def check_options(requests: Any, policy: Any, slots: int | None, record: bool | int) -> None:
+    """Raise one line about an argument that is of another kind, or an option outside its domain."""
+    if not isinstance(requests, Requests):
+        raise TypeError(f"requests = {requests!r:.80} is no `Requests`: use `Requests.create`")
+    if not isinstance(policy, Policy):
+        raise TypeError(f"policy = {policy!r:.80} is no policy: give one, such as policies.AMin()")
+    if slots is not None and (int(slots) != slots or slots < 1):
+        raise ValueError(f"slots = {slots} must be a whole number, at least 1, or None")
+    if int(record) != record or record < 0:
+        raise ValueError(f"record = {record} must be True or a number of rounds, 0 or more")
+
+
+def numbers(
+    requests: Requests,
+    capacity: Any,
+    batch_time: BatchTime | None,
+    max_rounds: Any,
+) -> Numbers:
+    """What the loop reads in its own dtypes, cast on the host where it is there.
+
+    Raises:
+      TypeError: a value is no number.
+      ValueError: a shape does not broadcast to the leading axes of the requests.
+    """
+    requests = requests.as_int32()
+    axes = requests.batch_shape
+    capacity = as_int32("capacity", capacity)
+    max_rounds = None if max_rounds is None else as_int32("max_rounds", max_rounds)
+    seconds = {} if batch_time is None else vars(batch_time)
+    if not isinstance(batch_time, BatchTime | None):
+        raise TypeError(f"batch_time = {batch_time!r:.80} is no `BatchTime`")
+    for name, value in {"capacity": capacity, "max_rounds": max_rounds, **seconds}.items():
+        shape = np.shape(value)
+        pairs = zip(reversed(shape), reversed(axes), strict=False)
+        if len(shape) > len(axes) or any(mine not in (1, other) for mine, other in pairs):
+            raise ValueError(f"{name} of shape {shape} does not broadcast to the leading axes "
+                             f"{axes} of the requests")  # fmt: skip
+    return requests, capacity, batch_time, max_rounds
+
+
+def random_key(key: Any) -> jax.Array:
     """A typed key; None stands for key 0."""
-    if key is None:
-        return jax.random.key(0)
-    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    return jax.random.key(0) if key is None else as_key(key)
 
 
 def recorded_rounds(schedule: Schedule | None) -> int:
     """How many rounds to record: as many as were played without recording."""
     if schedule is None or isinstance(schedule.rounds, jax.core.Tracer):
         raise ValueError("record = True under tracing: give the number of rounds to keep")
-    return max(int(jnp.max(schedule.rounds)), 1)
+    return max(int(jnp.max(schedule.rounds, initial=1)), 1)
 
 
 @jax.jit(static_argnames=("policy", "slots", "record"))
@@ -98,12 +158,18 @@ def _simulate(
     record: int,
 ) -> Schedule:
     """Prepare, loop, summarize."""
-    requests = requests.as_int32()
-    instance, invalid = prepare(requests, capacity, policy, key, batch_time, max_rounds)
-    num_slots = requests.num_requests if slots is None else max(slots, 1)
+    num = requests.num_requests
+    if num == 0:  # one that is padding instead
+        requests = jax.tree.map(lambda x: jnp.zeros(1, x.dtype), requests)
+    prepared = prepare(requests, capacity, policy, key, batch_time, max_rounds)
+    num_slots = max(num, 1) if slots is None else slots
 
-    end = _play(instance, policy, num_slots, record)
-    return _summarize(requests, instance, end, invalid)
+    end = _play(prepared.instance, policy, num_slots, record)
+    schedule = _summarize(requests, prepared, end)
+    if num == 0:
+        columns = {name: getattr(schedule, name)[:0] for name in schedule.PER_REQUEST}
+        schedule = dataclasses.replace(schedule, **columns)
+    return schedule
 
 
 def _play(instance: Instance, policy: Policy, num_slots: int, record: int) -> _End:
@@ -156,10 +222,9 @@ class _End(NamedTuple):
     log: Log
 
 
-def _summarize(
-    requests: Requests, instance: Instance, end: _End, invalid: Bool[Array, ""]
-) -> Schedule:
+def _summarize(requests: Requests, prepared: Prepared, end: _End) -> Schedule:
     """The schedule that a last state amounts to."""
+    instance, invalid, origin, arrival = prepared
     real = requests.output > 0
     ledger = end.ledger
     start, first = ledger[:, state.STARTED], ledger[:, state.FIRST]
@@ -169,15 +234,14 @@ def _summarize(
     start, finish = jnp.where(done, start, -1), jnp.where(done, finish, -1)
     floating = end.clock.total.dtype
     if end.log.finish is not None and end.log.first_token is not None:
-        finish_time, token_time = end.log.finish, end.log.first_token
-        makespan = end.clock.total
+        finish_time, token_time, makespan = end.log.finish, end.log.first_token, end.clock.total
     else:
-        finish_time, token_time = finish.astype(floating), (first + 1).astype(floating)
-        makespan = end.time.astype(floating)
-    arrival = requests.arrival.astype(floating)
+        finish_time, token_time, makespan = finish, first + 1, end.time
+    latency, to_first_token = finish_time - arrival, token_time - arrival  # of integers, exactly
 
-    def since_arrival(time: Array, known: Array) -> Array:
-        return jnp.where(real, jnp.where(known, time - arrival, jnp.inf), jnp.nan)
+    def known(times: Array, which: Array) -> Array:
+        unknown = jnp.where(real, jnp.inf, jnp.nan).astype(floating)
+        return jnp.where(which, times.astype(floating), unknown)
 
     recomputed = ledger[:, state.RECOMPUTED]
     status = jnp.where(
@@ -185,20 +249,24 @@ def _summarize(
         ScheduleStatus.FINISHED,
         jnp.where(end.exceeded, ScheduleStatus.SLOTS_EXCEEDED, ScheduleStatus.MAX_ROUNDS),
     )
+    origin = origin.astype(floating)
+    absolute = jnp.where(done, finish_time.astype(floating) + origin, -1)
+    makespan = makespan.astype(floating) + origin
+    mean = end.area.total / jnp.maximum(makespan, jnp.finfo(floating).tiny)
     return Schedule(
         start=start,
         finish=finish,
         first_start=first,
-        latency=since_arrival(finish_time, done),
-        time_to_first_token=since_arrival(token_time, begun),
-        finish_seconds=jnp.where(done, finish_time, -1),
+        latency=known(latency, done),
+        time_to_first_token=known(to_first_token, begun),
+        finish_seconds=absolute,
         evictions=ledger[:, state.EVICTIONS],
         recomputed=recomputed,
         wasted=recomputed + ledger[:, state.REPEATED],
         rounds=end.time,
         makespan=makespan,
         peak_occupancy=end.peak,
-        mean_occupancy=jnp.where(makespan > 0, end.area.total / jnp.maximum(makespan, 1e-30), 0),
+        mean_occupancy=jnp.where(makespan > 0, mean, 0),
         status=jnp.where(invalid, ScheduleStatus.INVALID, status).astype(jnp.int32),
         occupancy=end.log.held,
     )

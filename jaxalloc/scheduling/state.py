@@ -31,6 +31,7 @@ class Instance(NamedTuple):
 
     Attributes:
       capacity: M.
+      limit: tokens up to which a policy that does not look ahead admits.
       max_rounds: rounds after which it gives up.
       total: requests that are not padding.
       jobs: [N, 3] prompt, output and waiting key of every request.
@@ -44,6 +45,7 @@ class Instance(NamedTuple):
     """
 
     capacity: Scalar
+    limit: Scalar
     max_rounds: Scalar
     total: Scalar
     jobs: Int[Array, "N 3"]
@@ -89,6 +91,7 @@ class Log(NamedTuple):
       finish: [N] seconds at the end of the last round.
       held: [L] tokens held after every round.
       stash: [N] requests killed in this round, set aside until the next.
+      reset_after: requests finished at the last reset of all with all arrived, or −1.
     """
 
     first_order: Int[Array, " N"] | None
@@ -97,6 +100,7 @@ class Log(NamedTuple):
     finish: Float[Array, " N"] | None
     held: Int[Array, " L"] | None
     stash: Int[Array, " N"] | None
+    reset_after: Scalar | None
 
 
 class State(NamedTuple):
@@ -112,7 +116,7 @@ class State(NamedTuple):
       retry: a lower bound on the next round in which the head of the queue fits.
       ledger: [N, 8] what is known of every request.
       peak, area: largest and summed (over rounds or seconds) tokens held.
-      exceeded, stuck: out of slots; out of clearings.
+      exceeded, stuck: out of slots; out of clearings, or at a standstill.
       log: what only some simulations keep.
     """
 
@@ -168,6 +172,7 @@ def initial(instance: Instance, policy: Policy, num_slots: int, record: int) -> 
             finish=seconds,
             held=jnp.zeros(record, jnp.int32) if record else None,
             stash=None if policy.restarts_at_once else jnp.zeros(num, jnp.int32),
+            reset_after=jnp.int32(-1) if policy.reset_probability == 1 else None,
         ),
     )
 

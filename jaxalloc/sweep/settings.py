@@ -224,8 +224,7 @@ def check_instance(instance: Instance) -> None:
         upper=made.upper,
         predicted=made.predicted,
     )
-    in_seconds = instance.batch_time is not None
-    validate(requests, instance.capacity, instance.policy, in_seconds=in_seconds)
+    validate(requests, instance.capacity, instance.policy, batch_time=instance.batch_time)
 
 
 def quality(instance: Instance) -> tuple[float, float]:

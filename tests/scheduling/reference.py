@@ -5,7 +5,9 @@ ones, and the look-ahead check summed over every planned completion. The package
 request by request and eviction by eviction.
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
+from fractions import Fraction
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Outcome:
     jobs: list
     finished: bool
     rounds: int
-    held: list = field(default_factory=list)
+    peak: int = 0
     clock: float = 0.0
 
 
@@ -98,7 +100,8 @@ def fits(rules, running, started, job, capacity, t):
     if rules.name == "vllm":
         room = rules.max_batch is None or len(running) < rules.max_batch
         return room and held_after(running, t) + job.prompt + job.kept + 1 <= capacity
-    return not running or held_after(running, t) + job.prompt + 1 <= (1 - rules.alpha) * capacity
+    limit = (1 - Fraction(str(rules.alpha))) * capacity
+    return not running or held_after(running, t) + job.prompt + 1 <= limit
 
 
 def evict(rules, job, t):
@@ -125,7 +128,7 @@ def victims(rules, running, t):
 
 
 def simulate(prompt, output, arrival, lower, upper, predicted, capacity, rules, *,
-             seconds=None, max_rounds=10_000):  # fmt: skip
+             seconds=None, max_rounds=math.inf):  # fmt: skip
     """Run one instance; `seconds` is (base, request, context, prefill) of a batch-time model."""
     jobs = [
         Job(i, arrival[i], prompt[i], output[i],
@@ -134,7 +137,8 @@ def simulate(prompt, output, arrival, lower, upper, predicted, capacity, rules, 
     ]  # fmt: skip
     pending = sorted(jobs, key=lambda job: job.arrival)
     waiting, running, done = [], [], []
-    t, clock, held = 0, 0.0, []
+    t, clock, peak = 0, 0.0, 0
+    done_at_reset, standstill = -1, False
     while len(done) < len(jobs):
         now = t if seconds is None else clock
         # 1. complete
@@ -147,14 +151,11 @@ def simulate(prompt, output, arrival, lower, upper, predicted, capacity, rules, 
         # an idle server waits for the next arrival
         if not running and not waiting and pending[0].arrival > now:
             if seconds is None:
-                gap = int(pending[0].arrival) - t
-                held += [0] * gap
-                t += gap
-                now = t
+                now = t = int(pending[0].arrival)
             else:
                 now = clock = pending[0].arrival
         if t >= max_rounds:
-            return Outcome(jobs, False, t, held, clock)
+            return Outcome(jobs, False, t, peak, clock)
         while pending and pending[0].arrival <= now:
             waiting.append(pending.pop(0))
         # 2. overflow
@@ -165,6 +166,8 @@ def simulate(prompt, output, arrival, lower, upper, predicted, capacity, rules, 
                 running.remove(job)
                 killed.append(job)
         waiting += killed
+        if killed and rules.name == "alpha" and not pending:
+            standstill, done_at_reset = done_at_reset == len(done), len(done)
         # 3. admission
         started = []
         stopped = bool(killed) and rules.name in ("vllm", "alpha")
@@ -182,13 +185,16 @@ def simulate(prompt, output, arrival, lower, upper, predicted, capacity, rules, 
             running.append(job)
             started.append(job)
         # 4. run the round
-        held.append(held_after(running, t))
+        held = held_after(running, t)
+        peak = max(peak, held)
         if seconds is not None:
             base, request, context, prefill = seconds
-            clock += base + request * len(running) + context * held[-1]
+            clock += base + request * len(running) + context * held
             clock += prefill * sum(job.prompt + job.kept for job in started)
             for job in started:
                 if job.first == t:
                     job.first_seconds = clock
         t += 1
-    return Outcome(jobs, True, t, held, clock)
+        if standstill:  # it would begin again from the same state
+            return Outcome(jobs, False, t, peak, clock)
+    return Outcome(jobs, True, t, peak, clock)

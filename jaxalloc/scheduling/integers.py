@@ -1,0 +1,66 @@
+"""Integers of any dtype in the 32 bits that the loop counts in; nothing wraps around."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+LARGEST = (1 << 31) - 1
+# What stands for anything that is no whole number; no field allows it.
+NOT_WHOLE = -(1 << 31)
+
+
+def as_int32(name: str, value: Any) -> Any:
+    """`value` in 32 bits: larger numbers become `LARGEST`, fractions and NaN `NOT_WHOLE`.
+
+    So a domain can be checked after it, in one dtype. A JAX array stays where it is; anything else
+    is cast on the host, before JAX would cut it to 32 bits.
+
+    Raises:
+      TypeError: it is no number, named by `name`.
+    """
+    xp: Any = jnp if isinstance(value, jax.Array) else np
+    if isinstance(value, int):
+        value = max(min(value, LARGEST), NOT_WHOLE)
+    array = xp.asarray(value)
+    if array.dtype == np.int32:
+        return array
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return _whole(xp, array.astype(np.float32) if array.dtype.itemsize < 4 else array)
+    if array.dtype == bool:
+        return array.astype(np.int32)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{name} = {value!r} is not a number: give numbers or arrays of them")
+    limits = jnp.iinfo(array.dtype)
+    if limits.max > LARGEST:
+        array = xp.minimum(array, np.asarray(LARGEST, array.dtype))
+    if limits.min < NOT_WHOLE:
+        array = xp.maximum(array, np.asarray(NOT_WHOLE, array.dtype))
+    return array.astype(np.int32)
+
+
+def _whole(xp: Any, number: Any) -> Any:
+    """A floating array as int32."""
+    large = number >= 2.0**31
+    whole = (number == xp.floor(number)) & (number > -(2.0**31)) & ~large
+    small = xp.where(whole, number, xp.zeros_like(number)).astype(np.int32)
+    other = xp.where(large, np.int32(LARGEST), np.int32(NOT_WHOLE))
+    return xp.where(whole, small, other)
+
+
+def share_of(value: Int[Array, "..."], billionths: int) -> Int[Array, "..."]:
+    """⌊value · billionths / 10⁹⌋ exactly, for a value ≥ 0 and at most 10⁹ billionths.
+
+    Their product takes 60 bits; so a binary digit of the value at a time, as in long division.
+    """
+    whole, share, rest = jnp.uint32(10**9), jnp.uint32(0), jnp.uint32(0)
+    bits = value.astype(jnp.uint32)
+    for place in reversed(range(31)):
+        rest = 2 * rest + jnp.uint32(billionths) * ((bits >> place) & 1)
+        more = rest // whole
+        share, rest = 2 * share + more, rest - more * whole
+    return share.astype(jnp.int32)
