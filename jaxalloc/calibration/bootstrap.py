@@ -20,7 +20,7 @@ from jaxalloc.calibration.accuracy import as_counts, climb, gather, scale_of, un
 from jaxalloc.calibration.intervals import Intervals
 from jaxalloc.calibration.likelihood import Counts, probability
 from jaxalloc.calibration.rows import as_floats
-from jaxalloc.numerics import as_key, without_derivative
+from jaxalloc.numerics import as_key, cast, without_derivative
 
 PerReplicate = Float[Array, "*B R"]
 
@@ -121,8 +121,9 @@ def bootstrap_intervals(curves: Replicates, level: float = 0.95) -> Intervals:
     >>> print(f"{low:.2f} to {high:.2f}")
     0.05 to 0.95
     """
-    tails = jnp.asarray([(1 - level) / 2, (1 + level) / 2])
-    ends = [jnp.moveaxis(jnp.quantile(x, tails, axis=-1), 0, -1) for x in as_floats(*curves)]
+    values = as_floats(*curves)
+    tails = cast([(1 - level) / 2, (1 + level) / 2], values[0].dtype)
+    ends = [jnp.moveaxis(jnp.quantile(each, tails, axis=-1), 0, -1) for each in values]
     return Intervals(*ends)
 
 
