@@ -131,7 +131,9 @@ OF_ONE_WORKLOAD = {
     ),
     "rounding_loss": lambda g: jaxalloc.rounding_loss(g.workload).best.loss,
     "sensitivity": lambda g: jaxalloc.sensitivity(g.workload).derivatives,
-    "simulate_fifo": lambda g: jaxalloc.simulate_fifo(key(), g.workload, g.tokens, 4096).estimate,
+    "simulate_fifo": lambda g: jaxalloc.simulate_fifo(key(), g.workload, g.tokens, 4096).estimate[
+        :4
+    ],
     "solve": lambda g: told(jaxalloc.solve(g.workload, initial=g.tokens)),
     "solve_for_accuracy": lambda g: told(jaxalloc.solve_for_accuracy(g.workload, g.real(0.5))),
     "solve_for_mean_tokens": lambda g: (

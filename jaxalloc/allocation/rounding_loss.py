@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,8 @@ def rounding_loss(
     workload = one_workload(workload)
     tokens, value, found, status = _analyze(workload)
     if key is None:
-        unknown = jnp.asarray(np.full((), np.nan, workload.dtype))
+        # NumPy's: an array of JAX's that is NaN would raise under `jax.debug_nans`.
+        unknown: Any = np.full((), np.nan, workload.dtype)
         nearest, floor, best = (
             Loss(rounded, loss, bound, unknown, unknown, unknown) for rounded, loss, bound in found
         )

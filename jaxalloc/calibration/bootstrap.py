@@ -20,7 +20,7 @@ from jaxalloc.calibration.accuracy import as_counts, climb, gather, scale_of, un
 from jaxalloc.calibration.intervals import Intervals
 from jaxalloc.calibration.likelihood import Counts, probability
 from jaxalloc.calibration.rows import as_floats, as_labels, check_level
-from jaxalloc.numerics import as_key, without_derivative
+from jaxalloc.numerics import as_key, cast, without_derivative
 
 PerReplicate = Float[Array, "*B R"]
 
@@ -125,9 +125,9 @@ def bootstrap_intervals(curves: Replicates, level: float = 0.95) -> Intervals:
     0.05 to 0.95
     """
     check_level(level)
-    given = as_floats(*curves)
-    tails = jnp.asarray([(1 - level) / 2, (1 + level) / 2], given[0].dtype)
-    ends = [jnp.moveaxis(jnp.quantile(values, tails, axis=-1), 0, -1) for values in given]
+    values = as_floats(*curves)
+    tails = cast([(1 - level) / 2, (1 + level) / 2], values[0].dtype)
+    ends = [jnp.moveaxis(jnp.quantile(each, tails, axis=-1), 0, -1) for each in values]
     return Intervals(*ends)
 
 
