@@ -14,6 +14,7 @@ in one number: the arrival rate at given tokens, also at those of every point of
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -22,8 +23,21 @@ from jaxtyping import Array, Float
 
 from jaxalloc.allocation.mg1 import service_moments
 from jaxalloc.allocation.root import increasing_root
-from jaxalloc.allocation.tails import Services, jumps, no_service, services_of, system_cdf
+from jaxalloc.allocation.tail_law import tail_law
+from jaxalloc.allocation.tails import (
+    Services,
+    Traffic,
+    jumps,
+    no_service,
+    services_of,
+    system_cdf,
+    traffic_of,
+)
 from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
+
+# The least 1 - q that inversion tells: its error is near 1e-10 in float64, 1e-5 in float32.
+_LEAST_INVERTED = {"float64": 1e-7, "float32": 2e-3}
+_QUANTILE_ERROR = 0.02  # the most that the law of the tail may be off, relative
 
 PerType = Float[Array, "K"]
 PerPoint = Float[Array, "W"]
@@ -42,8 +56,8 @@ def wait_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
     >>> print([f"{jaxalloc.wait_quantile(workload, jnp.array([900.0]), q):.3f}" for q in (.5, .9)])
     ['0.000', '1.516']
     """
-    services = services_of(workload, tokens)
-    return _quantile(workload.arrival_rate, services, no_service(services), q)
+    services, levels = services_of(workload, tokens), _levels(q, workload.dtype)
+    return _quantile(traffic_of(workload, tokens), services, no_service(services), *levels)
 
 
 def system_time_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
@@ -59,8 +73,8 @@ def system_time_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
     >>> print(f"{jaxalloc.system_time_quantile(workload, jnp.array([900.0]), 0.9):.3f} s")
     2.516 s
     """
-    services = services_of(workload, tokens)
-    return _quantile(workload.arrival_rate, services, services, q)
+    services, levels = services_of(workload, tokens), _levels(q, workload.dtype)
+    return _quantile(traffic_of(workload, tokens), services, services, *levels)
 
 
 def type_system_time_quantiles(workload: Workload, tokens: Tokens, q: Any) -> PerType:
@@ -73,49 +87,69 @@ def type_system_time_quantiles(workload: Workload, tokens: Tokens, q: Any) -> Pe
     >>> print([f"{x:.3f}" for x in type_system_time_quantiles(workload, jnp.array([900.0]), 0.9)])
     ['2.516']
     """
-    services = services_of(workload, tokens)
+    services, levels = services_of(workload, tokens), _levels(q, workload.dtype)
+    traffic = traffic_of(workload, tokens)
 
     def one(mix: Tokens) -> Scalar:
-        own = services._replace(mix=mix)
-        return _quantile(workload.arrival_rate, services, own, q)
+        return _quantile(traffic, services, services._replace(mix=mix), *levels)
 
     return jax.lax.map(one, jnp.eye(workload.num_types, dtype=services.time.dtype))
 
 
+def _levels(q: Any, dtype: Any) -> tuple[Scalar, Scalar]:
+    """q and 1 - q, which a number known to more digits than the dtype has keeps."""
+    return jnp.asarray(q, dtype), jnp.asarray(1 - q, dtype)
+
+
 @jax.jit
-def _quantile(rate: Scalar, services: Services, own: Services, q: Any) -> Scalar:
+def _quantile(
+    traffic: Traffic, services: Services, own: Services, q: Scalar, beyond: Scalar
+) -> Scalar:
+    """The root of P(W + S > x) = beyond = 1 - q, by inversion or deep in the tail by its law."""
+    least = _LEAST_INVERTED[str(q.dtype)]
+    deep = beyond < least
+    inverted = _inverted_quantile(traffic, services, own, jnp.where(deep, 1 - least, q))
+    law = tail_law(traffic, services, own)
+    # Good where it already holds at the last level that is inverted, for it only gets better.
+    place = jax.lax.stop_gradient(law.rate * inverted)
+    off = jnp.abs(law.log_factor - place - math.log(least))
+    good = jax.lax.stop_gradient(off <= _QUANTILE_ERROR * place)
+    far = (law.log_factor - jnp.log(jnp.where(deep & (beyond > 0), beyond, least))) / law.rate
+    found = jnp.where(deep, jnp.where(good, far, jnp.nan), inverted)
+    valid = (q >= 0) & (beyond >= 0)
+    stable = traffic.idle > 0
+    return jnp.where(valid, jnp.where(stable & (beyond > 0), found, jnp.inf), jnp.nan)
+
+
+def _inverted_quantile(traffic: Traffic, services: Services, own: Services, q: Scalar) -> Scalar:
     """The root of P(W + S <= x) = q, or the jump that passes q."""
-    q = jnp.asarray(q, services.time.dtype)
-    first = jnp.sum(services.mix * services.time)
-    stable = rate * first < 1
-    rate = jnp.where(stable, rate, 0)
-    sits, low, high = jax.lax.stop_gradient(_bracket(rate, services, own, q))
+    stable = traffic.idle > 0
+    traffic = Traffic(jnp.where(stable, traffic.rate, 0), jnp.where(stable, traffic.idle, 1))
+    sits, low, high = jax.lax.stop_gradient(_bracket(traffic, services, own, q))
     at_jump = jnp.any(sits)
     place = jnp.sum(jnp.where(sits, own.time, 0)) / jnp.maximum(jnp.sum(sits), 1)
     # Looked for in units of the mean system time; q of all take at most 1 / (1 - q) of it (Markov).
     spread = 0 if services.variability is None else services.variability
     second = jnp.sum(services.mix * (1 + spread) * jnp.square(services.time))
-    mean = jnp.sum(own.mix * own.time) + rate * second / (2 * (1 - rate * first))
+    mean = jnp.sum(own.mix * own.time) + traffic.rate * second / (2 * traffic.idle)
     unit = jax.lax.stop_gradient(jnp.where(mean > 0, mean, 1))
     least = low / unit * (1 + 4 * jnp.finfo(q.dtype).eps)  # no rounding back below a jump
     most = jnp.maximum(jnp.minimum(high / unit, 1 / (1 - jnp.minimum(q, 1))), least)
 
     def excess(z: Scalar) -> Scalar:
-        between = system_cdf(rate, services, own, z * unit) - q
+        between = system_cdf(traffic, services, own, z * unit) - q
         return jnp.where(at_jump, z - place / unit, between)
 
-    root = jnp.where(at_jump, place, increasing_root(excess, least, most) * unit)
-    valid = (q >= 0) & (q <= 1)
-    return jnp.where(valid, jnp.where(stable & (q < 1), root, jnp.inf), jnp.nan)
+    return jnp.where(at_jump, place, increasing_root(excess, least, most) * unit)
 
 
 def _bracket(
-    rate: Scalar, services: Services, own: Services, q: Scalar
+    traffic: Traffic, services: Services, own: Services, q: Scalar
 ) -> tuple[Flag, Scalar, Scalar]:
     """Which service times are the quantile, and else between which of them it lies."""
     fixed = own.fixed & (own.mix > 0)
-    after = jax.lax.map(lambda x: system_cdf(rate, services, own, x), own.time)
-    before = after - jumps(rate * jnp.sum(services.mix * services.time), own)
+    after = jax.lax.map(lambda x: system_cdf(traffic, services, own, x), own.time)
+    before = after - jumps(traffic.idle, own)
     sits = fixed & (before < q) & (q <= after)
     first = jnp.min(jnp.where(sits, own.time, jnp.inf))  # rounding may let two claim it
     sits &= own.time == first
@@ -154,13 +188,14 @@ def largest_arrival_rate(workload: Workload, tokens: Tokens, seconds: Any, q: An
 
 @jax.jit
 def _rate_of_quantile(services: Services, first: Scalar, target: Scalar, q: Scalar) -> Scalar:
-    reachable = system_cdf(jnp.zeros_like(first), services, services, target) >= q
+    alone = Traffic(jnp.zeros_like(first), jnp.ones_like(first))
+    reachable = system_cdf(alone, services, services, target) >= q
     served = first > 0  # else no rate is too large
     first = jnp.where(served, first, 1)
 
     def late(load: Scalar) -> Scalar:
         """How many too many are late, at utilization `load`; it rises from q - P(S <= target)."""
-        late = q - system_cdf(load / first, services, services, target)
+        late = q - system_cdf(Traffic(load / first, 1 - load), services, services, target)
         return jnp.where(reachable, late, load)
 
     load = increasing_root(late, jnp.zeros_like(first), jnp.ones_like(first))
