@@ -38,6 +38,8 @@ from jaxalloc.allocation.workload import Flag, Scalar, Tokens, Workload
 # The least 1 - q that inversion tells: its error is near 1e-10 in float64, 1e-5 in float32.
 _LEAST_INVERTED = {"float64": 1e-7, "float32": 2e-3}
 _QUANTILE_ERROR = 0.02  # the most that the law of the tail may be off, relative
+_PLACES = 8  # where it is compared with the inversion
+_LEAST_LOAD = 1e-9  # where a target is met by so few queries only, that many are found
 
 PerType = Float[Array, "K"]
 PerPoint = Float[Array, "W"]
@@ -46,8 +48,8 @@ PerPoint = Float[Array, "W"]
 def wait_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
     """The least time that a share q of the queries do not wait longer than, s.
 
-    Differentiable, under `jax.jit` and `jax.vmap`; 0 up to 1 - ρ, inf where ρ >= 1. In float64 q up
-    to 1 - 1e-7 makes sense.
+    Differentiable, under `jax.jit` and `jax.vmap`; 0 up to 1 - ρ, inf where ρ >= 1; far in the tail
+    as `system_time_quantile` says.
 
     >>> import jaxalloc, jax.numpy as jnp
     >>> workload = jaxalloc.Workload.create(
@@ -64,7 +66,8 @@ def system_time_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
     """The least time within which a share q of the queries is answered, s.
 
     Differentiable in the tokens and all else, under `jax.jit` and `jax.vmap`; the module says where
-    it has kinks. It is inf where ρ >= 1. In float64 q up to 1 - 1e-7 makes sense.
+    it has kinks. It is inf where ρ >= 1. Beyond q = 1 - 1e-7 (float32: 0.998) it is that of the law
+    of the tail, or NaN where that does not hold; a Python q keeps the digits of 1 - q.
 
     >>> import jaxalloc, jax.numpy as jnp
     >>> workload = jaxalloc.Workload.create(
@@ -96,6 +99,21 @@ def type_system_time_quantiles(workload: Workload, tokens: Tokens, q: Any) -> Pe
     return jax.lax.map(one, jnp.eye(workload.num_types, dtype=services.time.dtype))
 
 
+def _holds(traffic: Traffic, services: Services, own: Services, least: float) -> Flag:
+    """Whether the law of the tail agrees with the inversion, up to where it says `least` remain.
+
+    What it is off by swings within bounds that fall: so it is looked at in several places, from
+    half of that time on.
+    """
+    law = tail_law(traffic, services, own)
+    places = (law.log_factor - math.log(least)) * jnp.linspace(
+        0.5, 1, _PLACES, dtype=own.time.dtype
+    )
+    reached = jax.lax.map(lambda at: system_cdf(traffic, services, own, at / law.rate), places)
+    off = jnp.abs(jnp.log1p(-reached) - law.log_factor + places)
+    return jnp.all(off <= _QUANTILE_ERROR * places)
+
+
 def _levels(q: Any, dtype: Any) -> tuple[Scalar, Scalar]:
     """q and 1 - q, which a number known to more digits than the dtype has keeps."""
     return jnp.asarray(q, dtype), jnp.asarray(1 - q, dtype)
@@ -108,12 +126,10 @@ def _quantile(
     """The root of P(W + S > x) = beyond = 1 - q, by inversion or deep in the tail by its law."""
     least = _LEAST_INVERTED[str(q.dtype)]
     deep = beyond < least
-    inverted = _inverted_quantile(traffic, services, own, jnp.where(deep, 1 - least, q))
+    inverted = _inverted_quantile(traffic, services, own, jnp.where(deep, 0, q))
     law = tail_law(traffic, services, own)
     # Good where it already holds at the last level that is inverted, for it only gets better.
-    place = jax.lax.stop_gradient(law.rate * inverted)
-    off = jnp.abs(law.log_factor - place - math.log(least))
-    good = jax.lax.stop_gradient(off <= _QUANTILE_ERROR * place)
+    good = jax.lax.stop_gradient(_holds(traffic, services, own, least))
     far = (law.log_factor - jnp.log(jnp.where(deep & (beyond > 0), beyond, least))) / law.rate
     found = jnp.where(deep, jnp.where(good, far, jnp.nan), inverted)
     valid = (q >= 0) & (beyond >= 0)
@@ -183,11 +199,13 @@ def largest_arrival_rate(workload: Workload, tokens: Tokens, seconds: Any, q: An
     if q is None:
         room = target - first
         return jnp.where(room >= 0, 2 * room / (second + 2 * first * room), jnp.nan)
-    return _rate_of_quantile(services_of(workload, tokens), first, target, jnp.asarray(q, dtype))
+    return _rate_of_quantile(services_of(workload, tokens), first, target, *_levels(q, dtype))
 
 
 @jax.jit
-def _rate_of_quantile(services: Services, first: Scalar, target: Scalar, q: Scalar) -> Scalar:
+def _rate_of_quantile(
+    services: Services, first: Scalar, target: Scalar, q: Scalar, beyond: Scalar
+) -> Scalar:
     alone = Traffic(jnp.zeros_like(first), jnp.ones_like(first))
     reachable = system_cdf(alone, services, services, target) >= q
     served = first > 0  # else no rate is too large
@@ -196,9 +214,21 @@ def _rate_of_quantile(services: Services, first: Scalar, target: Scalar, q: Scal
     def late(load: Scalar) -> Scalar:
         """How many too many are late, at utilization `load`; it rises from q - P(S <= target)."""
         late = q - system_cdf(Traffic(load / first, 1 - load), services, services, target)
-        return jnp.where(reachable, late, load)
+        return jnp.where(reachable & ~deep, late, load)
 
+    def deeply_late(load: Scalar) -> Scalar:
+        """The same by the law of the tail, in logarithms."""
+        law = tail_law(Traffic(load / first, 1 - load), services, services)
+        late = law.log_factor - law.rate * target - jnp.log(jnp.where(deep, beyond, least))
+        return jnp.where(reachable & deep, late, load)
+
+    least = _LEAST_INVERTED[str(q.dtype)]
+    deep = (beyond < least) & (beyond > 0)
     load = increasing_root(late, jnp.zeros_like(first), jnp.ones_like(first))
+    by_law = increasing_root(deeply_late, jnp.full_like(first, _LEAST_LOAD), jnp.ones_like(first))
+    there = Traffic(by_law / first, 1 - by_law)
+    good = jax.lax.stop_gradient(_holds(there, services, services, least))
+    load = jnp.where(deep, jnp.where(good, by_law, jnp.nan), load)
     rate = jnp.where(served, load / first, jnp.inf)
     return jnp.where(reachable & (q > 0), rate, jnp.nan)
 
