@@ -176,7 +176,9 @@ def _outside(fields: Fields, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
 
     outside = np.any([weak(f[name]).any(axis=1) for name in NORMAL], axis=0)
     outside |= weak(f["arrival_rate"]) | weak(f["accuracy_weight"])
-    outside |= f["arrival_rate"] > info.eps / np.sqrt(tiny)
+    outside |= (f["time_per_token"] < tiny / info.eps).any(axis=1)
+    widest = np.sqrt(_kappa(f)).max(axis=1)
+    outside |= f["arrival_rate"] * widest > info.eps / np.sqrt(tiny)
     outside |= (fields["min_tokens"] > fields["max_tokens"]).any(axis=1)
     reward = f["accuracy_weight"][:, None] * f["decay"]
     outside |= ((reward != 0) & (reward < tiny)).any(axis=1)

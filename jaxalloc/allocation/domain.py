@@ -5,9 +5,10 @@ With ε the dtype's relative precision and τ its smallest normal number (derive
 - λ, α, A, b, c and the bounds are 0 or at least τ. Compiled code takes a subnormal for 0, and a
   workload that is taken for another must not be called solved. (In the other fields, which are only
   added to larger numbers, a subnormal weighs nothing and may stand: a softmax makes such mixes.)
-- λ <= ε / √τ, 1e138 / s in float64 and 1e12 / s in float32. The square of a service time below √τ
-  vanishes. Where d > 1/2 that takes at most λ t / d <= 2 ε of that type's own time t from E[T], and
-  less from a price; where d <= 1/2, V >= m1² >= 1 / (4 λ²), of which τ is less than ε.
+- c is at least τ / ε, for what a token costs and what it brings are told apart to ε of c.
+- λ √κ <= ε / √τ, 1e138 / s in float64 and 1e12 / s in float32, κ = 1 + cv². What is below τ of
+  κ t² vanishes. Where d > 1/2 that takes at most λ κ t / d <= 2 ε of that type's own time t from
+  E[T], and less from a price; where d <= 1/2, V >= m1² >= 1 / (4 λ²), of which τ is less than ε.
 - α b_k is 0 or at least τ. What a token brings, α b_k A_k e^{-b l}, then vanishes only below
   τ <= c_k, which is less than what it costs: it errs on no side.
 - 1 + cv² and its product with the square of each service time at min_tokens are finite. Beyond, an
@@ -41,6 +42,12 @@ def largest_rate(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps) / math.sqrt(float(jnp.finfo(dtype).tiny))
 
 
+def least_normal(name: str, dtype: Any) -> float:
+    """What a field that is not 0 must reach."""
+    info = jnp.finfo(dtype)
+    return float(info.tiny) / (float(info.eps) if name == "time_per_token" else 1.0)
+
+
 def is_normal(value: Array) -> Bool[Array, "..."]:
     """Whether a number is 0 or no subnormal, told by its bits: comparisons may take both for 0."""
     unsigned = _UNSIGNED[value.dtype.itemsize]
@@ -50,11 +57,13 @@ def is_normal(value: Array) -> Bool[Array, "..."]:
 
 def in_range(workload: Any) -> Bool[Array, ""]:
     """Whether the dtype can hold a workload whose fields are finite and of the right sign."""
-    valid = workload.arrival_rate <= largest_rate(workload.dtype)
+    kappa = 1 + jnp.square(workload.service_cv)
+    valid = jnp.all(workload.arrival_rate * jnp.sqrt(kappa) <= largest_rate(workload.dtype))
+    valid &= jnp.all(workload.time_per_token >= least_normal("time_per_token", workload.dtype))
     for name in NORMAL:
         valid &= jnp.all(is_normal(getattr(workload, name)))
     reward = workload.accuracy_weight * workload.decay
     tiny = jnp.finfo(workload.dtype).tiny
     valid &= (workload.accuracy_weight == 0) | jnp.all(reward >= tiny)
     least = workload.base_time + workload.time_per_token * workload.min_tokens
-    return valid & jnp.all(jnp.isfinite((1 + jnp.square(workload.service_cv)) * jnp.square(least)))
+    return valid & jnp.all(jnp.isfinite(kappa * jnp.square(least)))

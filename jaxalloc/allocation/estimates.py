@@ -145,8 +145,8 @@ def paired_difference(first: Array, second: Array, confidence: float) -> Interva
 def _percentiles(histogram: Array, levels: PerLevel, edges: Array, t: float) -> Interval:
     """Percentiles of the times in [G, bins] histograms."""
     dtype = edges.dtype
-    pooled = histogram.sum(axis=0).astype(dtype)
-    below = jnp.cumsum(pooled)  # the upper edge of every bin
+    # Counts of one group fit into 32 bits, those of all may not: they are added as floats.
+    below = jnp.cumsum(histogram, axis=1).astype(dtype).sum(axis=0)  # the upper edge of every bin
     total = below[-1]
     starts = jnp.concatenate([jnp.zeros_like(edges[:1]), edges[:-1]])
     size = histogram.sum(axis=1).astype(dtype)

@@ -67,7 +67,7 @@ def _queue(
     rate: Scalar, mix: Tokens, base: Tokens, slope: Tokens, cv: Tokens, tokens: Tokens
 ) -> Queue:
     time = add(exact_product(slope, tokens), base)
-    square = (1 + jnp.square(cv)) * jnp.square(time[0])
+    square = (1 + jnp.square(cv)) * time[0] * time[0]  # in an order that underflows late
     mean, second = total(scale(time, mix), mix * square)
     load = scale(mean, rate)
     whole, rest = exact_sum(jnp.ones_like(rate), -load[0])

@@ -16,7 +16,8 @@ Errors, for probabilities (derived here):
 - cutting off at Ω = πN/x leaves, as |1 - B| <= 2, at most (2λ/Ω)³ / (3π (1 - 2λ/Ω)) where service
   is deterministic: 3e-9 at λx = 20, 4e-7 at 100; in practice far less, for there the terms that
   make kinks at x are those of n >= x / max t, and the last terms are averaged (Euler);
-- rounding is e^a times that of the sum.
+- rounding is e^a times that of the sum; near saturation 1 - G is d + (ρ - G), with d in double
+  words and ρ - G = λ Σ π t φ(s t), φ(z) = 1 - (1 - e^{-z}) / z, in a series where z is small.
 In float64 A = 23; in float32 A = 11 and 1e-4. Gamma service is smoother
 but for the density at 0 (cv > 1); mixed with deterministic types only n = 1 is written out in full,
 and the bound becomes (2λ/Ω)² / (2π), met only next to the kinks.
@@ -24,6 +25,7 @@ and the bound becomes (2λ/Ω)² / (2π), met only next to the kinks.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -33,12 +35,15 @@ from jax.scipy.special import gammainc, gammaincc
 from jaxtyping import Array, Float
 
 from jaxalloc.allocation.checks import number, workload_and_tokens
-from jaxalloc.allocation.mg1 import service_time
+from jaxalloc.allocation.mg1 import queue, service_time
 from jaxalloc.allocation.workload import Mask, Scalar, Tokens, Workload
 
 _TERMS = 4096
 _AVERAGED = 12  # of the last terms
 _ALIASING = {"float64": 23.0, "float32": 11.0}  # A
+
+_SERIES_BELOW = 0.3  # |z|, for φ and the like
+_SERIES_TERMS = {"float64": (12, 30), "float32": (7, 16)}  # of φ and of the logarithm
 
 PerTerm = Float[Array, "N"]
 
@@ -90,12 +95,34 @@ class _Complex(NamedTuple):
         size = jnp.square(other.real) + jnp.square(other.imag)
         return (self * _Complex(other.real, -other.imag)).scaled(1 / size)
 
+    def where(self, flags: Any, other: _Complex) -> _Complex:
+        return _Complex(
+            jnp.where(flags, self.real, other.real), jnp.where(flags, self.imag, other.imag)
+        )
+
 
 def services_of(workload: Workload, tokens: Tokens) -> Services:
     """The service times of an arriving query."""
     time, cv = service_time(workload, tokens), workload.service_cv
     fixed = not isinstance(cv, jax.core.Tracer) and not np.any(np.asarray(cv))
     return Services(workload.mix, time, None if fixed else jnp.square(cv))
+
+
+class Traffic(NamedTuple):
+    """How often the services are asked for.
+
+    Attributes:
+      rate: λ, queries / s.
+      idle: d = 1 - ρ; the queue is stable iff it is positive.
+    """
+
+    rate: Scalar
+    idle: Scalar
+
+
+def traffic_of(workload: Workload, tokens: Tokens) -> Traffic:
+    """The traffic, with all digits of d."""
+    return Traffic(workload.arrival_rate, queue(workload, tokens).idle)
 
 
 def no_service(services: Services) -> Services:
@@ -119,7 +146,7 @@ def wait_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
     """
     workload, tokens = workload_and_tokens(workload, tokens)
     services, x = services_of(workload, tokens), number("seconds", seconds, workload)
-    return system_cdf(workload.arrival_rate, services, no_service(services), x)
+    return system_cdf(traffic_of(workload, tokens), services, no_service(services), x)
 
 
 def system_time_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
@@ -138,31 +165,30 @@ def system_time_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
     """
     workload, tokens = workload_and_tokens(workload, tokens)
     services, x = services_of(workload, tokens), number("seconds", seconds, workload)
-    return system_cdf(workload.arrival_rate, services, services, x)
+    return system_cdf(traffic_of(workload, tokens), services, services, x)
 
 
 @jax.jit
-def system_cdf(rate: Scalar, services: Services, own: Services, seconds: Any) -> Scalar:
-    """P(W + S <= seconds): W waits for `services` at the given rate, S is one of `own`."""
+def system_cdf(traffic: Traffic, services: Services, own: Services, seconds: Any) -> Scalar:
+    """P(W + S <= seconds): W waits for `services` in the given traffic, S is one of `own`."""
     dtype = services.time.dtype
     x = jnp.asarray(seconds, dtype)
-    load = rate * jnp.sum(services.mix * services.time)
-    stable, positive = load < 1, x > 0
-    rate = jnp.where(stable, rate, 0)
-    load = jnp.where(stable, load, 0)
+    stable, positive = traffic.idle > 0, x > 0
+    rate = jnp.where(stable, traffic.rate, 0)
+    idle = jnp.where(stable, traffic.idle, 1)
     safe = jnp.where(positive & jnp.isfinite(x), x, 1)
-    written, missing = _explicit(rate, load, services, own, safe)
-    rest = _invert(rate, load, services, own, safe, missing)
-    value = jnp.where(positive, written + rest, (1 - load) * _jump_at_zero(own))
+    written, missing = _explicit(rate, idle, services, own, safe)
+    rest = _invert(rate, idle, services, own, safe, missing)
+    value = jnp.where(positive, written + rest, idle * _jump_at_zero(own))
     value = jnp.where((x >= 0) & stable, jnp.clip(value, 0, 1), 0)
     return jnp.where(jnp.isposinf(x) & stable, jnp.sum(own.mix), value)
 
 
-def jumps(load: Scalar, own: Services) -> Tokens:
+def jumps(idle: Scalar, own: Services) -> Tokens:
     """[K] by how much the distribution of the system time jumps at each mean service time."""
     same = own.time[:, None] == own.time[None, :]
     fixed = jnp.where(own.fixed, own.mix, 0)
-    return (1 - load) * jnp.where(own.fixed, jnp.where(same, fixed[None], 0).sum(1), 0)
+    return idle * jnp.where(own.fixed, jnp.where(same, fixed[None], 0).sum(1), 0)
 
 
 def _jump_at_zero(own: Services) -> Scalar:
@@ -171,7 +197,7 @@ def _jump_at_zero(own: Services) -> Scalar:
 
 
 def _explicit(
-    rate: Scalar, load: Scalar, services: Services, own: Services, x: Scalar
+    rate: Scalar, idle: Scalar, services: Services, own: Services, x: Scalar
 ) -> tuple[Scalar, Scalar]:
     """The terms that are written out, at x and what they lack of the whole at infinity."""
     certain = jnp.where(own.fixed, own.mix, 0)
@@ -190,9 +216,9 @@ def _explicit(
 
     later = jnp.sum(certain * jax.vmap(after)(y))
     whole = jnp.sum(own.mix) + jnp.sum(certain) * (
-        load + jnp.square(jnp.sum(pairs * services.time))
+        1 - idle + jnp.square(jnp.sum(pairs * services.time))
     )
-    return (1 - load) * (none + later), jnp.sum(own.mix) - (1 - load) * whole
+    return idle * (none + later), jnp.sum(own.mix) - idle * whole
 
 
 def _ramp(y: Array) -> Array:
@@ -227,23 +253,55 @@ def _residual(services: Services, y: Scalar) -> Tokens:
     return jnp.where(random, jnp.where(y > 0, mean, 0), least)
 
 
-def _one_minus_transform(services: Services, a: Scalar, frequency: PerTerm, x: Scalar) -> _Complex:
-    """[N, K] 1 - E[e^{-s S_k}] at s = (a + i frequency) / x, without cancellation."""
+def _transforms(
+    services: Services, a: Scalar, frequency: PerTerm, x: Scalar
+) -> tuple[_Complex, _Complex]:
+    """[N, K] 1 - B and 1 - (1 - B) / z at z = s t, B = E[e^{-s S_k}], s = (a + i frequency) / x.
+
+    Neither cancels. For gamma service B is e^{-y}, y = z L(z cv²), L(w) = ln(1 + w) / w.
+    """
     unit = services.time / x
-    z = _Complex((a * unit)[None, :], frequency[:, None] * unit[None, :])
-    if services.variability is not None:  # z is ln(1 + s t cv²) / cv²
-        random = services.variability > 0
-        variability = jnp.where(random, services.variability, 1)[None, :]
-        p, q = z.real * variability, z.imag * variability
-        log = _Complex(jnp.log1p(2 * p + p * p + q * q) / 2, jnp.arctan2(q, 1 + p))
-        z = _Complex(
-            jnp.where(random[None, :], log.real / variability, z.real),
-            jnp.where(random[None, :], log.imag / variability, z.imag),
-        )
-    size = jnp.exp(-z.real)
-    return _Complex(
-        -jnp.expm1(-z.real) + 2 * size * jnp.square(jnp.sin(z.imag / 2)), size * jnp.sin(z.imag)
+    z = y = _Complex((a * unit)[None, :], frequency[:, None] * unit[None, :])
+    lost, kept = z.scaled(0), _Complex(1.0, 0.0)  # 1 - L and L
+    if services.variability is not None:
+        random = (services.variability > 0)[None, :]
+        w = z.scaled(jnp.where(random, services.variability[None, :], 1))
+        of_w = _log_over(w)
+        kept, lost = of_w[0].where(random, kept), of_w[1].where(random, lost)
+        y = z * kept
+    size = jnp.exp(-y.real)
+    lacks = _Complex(
+        -jnp.expm1(-y.real) + 2 * size * jnp.square(jnp.sin(y.imag / 2)), size * jnp.sin(y.imag)
     )
+    terms = _SERIES_TERMS[str(x.dtype)][0]
+    small = _series(y, [-((-1.0) ** n) / math.factorial(n + 1) for n in range(1, terms)])
+    tiny = _is_small(y)
+    direct = _Complex(1.0, 0.0) - lacks.over(_Complex(1.0, 0.0).where(tiny, y))
+    return lacks, lost + kept * small.where(tiny, direct)
+
+
+def _log_over(w: _Complex) -> tuple[_Complex, _Complex]:
+    """ln(1 + w) / w and what it lacks of 1."""
+    one, tiny = _Complex(1.0, 0.0), _is_small(w)
+    terms = _SERIES_TERMS[str(w.real.dtype)][1]
+    small = _series(w, [-((-1.0) ** n) / (n + 1) for n in range(1, terms)])
+    p, q = w.real, w.imag
+    log = _Complex(jnp.log1p(2 * p + p * p + q * q) / 2, jnp.arctan2(q, 1 + p))
+    direct = log.over(one.where(tiny, w))
+    return (one - small).where(tiny, direct), small.where(tiny, one - direct)
+
+
+def _is_small(z: _Complex) -> Any:
+    return jnp.square(z.real) + jnp.square(z.imag) < _SERIES_BELOW**2
+
+
+def _series(z: _Complex, coefficients: list[float]) -> _Complex:
+    """Σ_{n >= 1} c_n zⁿ, of what is small; 0 elsewhere."""
+    z = z.where(_is_small(z), z.scaled(0))
+    total = z.scaled(0)
+    for coefficient in reversed(coefficients):
+        total = (total + _Complex(coefficient, 0.0)) * z
+    return total
 
 
 def _mixed(weights: Tokens, parts: _Complex) -> _Complex:
@@ -251,7 +309,7 @@ def _mixed(weights: Tokens, parts: _Complex) -> _Complex:
 
 
 def _invert(
-    rate: Scalar, load: Scalar, services: Services, own: Services, x: Scalar, missing: Scalar
+    rate: Scalar, idle: Scalar, services: Services, own: Services, x: Scalar, missing: Scalar
 ) -> Scalar:
     """What is not written out, at x."""
     dtype = x.dtype
@@ -259,12 +317,13 @@ def _invert(
     number = np.arange(_TERMS + 1)
     frequency = jnp.asarray(np.pi * number, dtype)
     s = _Complex(jnp.full_like(frequency, double / 2), frequency)  # times x
-    lacks = _one_minus_transform(services, s.real[0], frequency, x)
+    lacks, short = _transforms(services, s.real[0], frequency, x)
     g = _mixed(rate * x * services.mix, lacks).over(s)
-    own_lacks = _one_minus_transform(own, s.real[0], frequency, x)
+    not_g = _mixed(rate * services.mix * services.time, short) + _Complex(idle, 0.0)
+    own_lacks, _ = _transforms(own, s.real[0], frequency, x)
     certain = jnp.where(own.fixed, own.mix, 0)
     one = _Complex(jnp.ones_like(frequency), jnp.zeros_like(frequency))
-    waiting = g.over(one - g)  # G + G² + ...
+    waiting = g.over(not_g)  # G + G² + ...
     rest = (one.scaled(jnp.sum(certain)) - _mixed(certain, own_lacks)) * g * g * waiting
     if services.variability is not None:
         g_fixed = _mixed(rate * x * jnp.where(services.fixed, services.mix, 0), lacks).over(s)
@@ -274,7 +333,7 @@ def _invert(
         rest = rest + steady * (g + g_fixed) * (g - g_fixed) + varied * waiting
     rest = rest.over(s)
     weights = jnp.asarray(_weights(), dtype)
-    total = (1 - load) * jnp.exp(jnp.asarray(double / 2, dtype)) * jnp.sum(weights * rest.real)
+    total = idle * jnp.exp(jnp.asarray(double / 2, dtype)) * jnp.sum(weights * rest.real)
     return total - missing / jnp.expm1(jnp.asarray(double, dtype))
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxalloc.allocation.domain import NORMAL, largest_rate
+from jaxalloc.allocation.domain import NORMAL, largest_rate, least_normal
 from jaxalloc.numerics import cast, floating_dtype
 
 # Axis letters, here and in every docstring: K task types, *B any leading batch axes.
@@ -237,7 +237,7 @@ def _check_values(arrays: dict[str, Any], num_types: int, allow_accuracy_above_o
             _require(value > 0, name, value, "must be greater than 0")
         else:
             _require(value >= 0, name, value, "must not be negative")
-        least = np.finfo(value.dtype).tiny
+        least = least_normal(name, value.dtype)
         normal = (value == 0) | (value >= least) | (name not in NORMAL)
         _require(normal, name, value, f"is below {least:.2g}, which counts as 0: give 0, or more")
     rate = arrays["arrival_rate"]

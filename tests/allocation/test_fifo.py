@@ -21,8 +21,18 @@ from jaxalloc import (
 )
 from jaxalloc.allocation.bins import bin_of, num_bins, upper_edges
 from jaxalloc.allocation.draws import gamma, make_cells, read_cells, two_words
-from jaxalloc.allocation.estimates import student_quantile
-from jaxalloc.allocation.paths import CHUNK, Scenario, Shape, _draw, _prefix, _recursion, run_block
+from jaxalloc.allocation.estimates import measure, student_quantile
+from jaxalloc.allocation.fifo import _tables
+from jaxalloc.allocation.paths import (
+    CHUNK,
+    Scenario,
+    Shape,
+    Totals,
+    _draw,
+    _prefix,
+    _recursion,
+    run_block,
+)
 
 TOKENS = jnp.array([100.0, 400.0])
 KEY = jax.random.key(0)
@@ -176,6 +186,29 @@ def test_percentiles_are_those_of_the_counts():
         assert result.low.system_time_percentiles[i] <= value
         assert value <= result.high.system_time_percentiles[i]
     assert result.edges.shape == result.wait_counts.shape
+
+
+def test_more_than_two_to_the_31_queries():
+    """Nine in ten do not wait, and a group's counts alone come near 2^31."""
+    bits = 6
+    waits = jnp.zeros((32, num_bins(bits)), jnp.int32).at[:, 0].set(9 << 26).at[:, 700].set(1 << 26)
+    levels = jnp.array([50.0, 89.0, 95.0], jnp.float32)
+    totals = Totals(
+        sums=jnp.ones((32, 1, 3), jnp.float32),
+        gaps=jnp.ones(32, jnp.float32),
+        waits=waits,
+        system_times=waits[:, None],
+    )
+    with jax.enable_x64(False):
+        found = measure(totals, levels, jnp.float32(1), True, 0.99, bits)
+        counts = _tables(totals)
+    edges = upper_edges(jnp.float32(1), bits)
+    for one in found:
+        for name in ("wait_percentiles", "system_time_percentiles"):
+            assert np.all(getattr(one, name)[:2] <= edges[0])  # where the first bin ends
+            assert edges[699] <= getattr(one, name)[2] <= edges[700]
+    for count in (counts["num_queries"], counts["wait_counts"].sum()):
+        np.testing.assert_allclose(count, 320 * 2.0**26, rtol=1e-6)
 
 
 def test_clockwork_arrivals_never_wait():

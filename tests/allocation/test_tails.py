@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,8 @@ from jaxalloc import (
     wait_cdf,
     wait_quantile,
 )
+from jaxalloc.allocation import tails
+from jaxalloc.allocation.tail_law import tail_law
 
 TOKENS = jnp.array([100.0, 400.0, 900.0])
 TIMES = np.array([0.3, 1.8, 2.4])  # s of service
@@ -103,7 +106,7 @@ def test_jumps_and_ends():
     workload, load = server(0.6), 0.6
     below, at = (
         CDFS[system_time_cdf](workload, TOKENS, np.resize(TIMES * f, 12))[:3]
-        for f in (1 - 1e-12, 1.0)
+        for f in (1 - 1e-12, 1 + 1e-12)
     )
     np.testing.assert_allclose(at - below, np.array([0.6, 0.3, 0.1]) * (1 - load), atol=1e-9)
     ends = CDFS[wait_cdf](workload, TOKENS, np.resize([-1.0, 0.0, np.inf], 12))[:3]
@@ -131,6 +134,53 @@ def test_quantiles_of_mm1():
     stay = quantiles(system_time_quantile, alone(0.8, 1.0), q)
     np.testing.assert_allclose(stay, -np.log(1 - q) * 1.8 / 0.2, rtol=1e-4, atol=1e-9)
     np.testing.assert_allclose(wait[:-1], exact[:-1], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_quantiles_of_mm1_to_any_level_at_any_load(dtype):
+    """E[e^{-(μ - λ) x}] = 1 - q and ρ e^{-(μ - λ) x} = 1 - q, for λ and μ as the dtype has them."""
+    for load in (0.5, 0.99, 1 - 1e-6):
+        workload, tokens = alone(load, 1.0, dtype), TOKENS.astype(dtype)
+        time = Fraction(float(workload.base_time[1]))
+        time += Fraction(float(workload.time_per_token[1])) * 400
+        rate = Fraction(float(workload.arrival_rate))
+        for q in (0.6, 0.99, 0.9999, 1 - 1e-8, 1 - 1e-12):
+            exact = -math.log(1 - q) / float(1 / time - rate)
+            np.testing.assert_allclose(
+                system_time_quantile(workload, tokens, q), exact, rtol=1e-4 if q > 0.9 else 1e-3
+            )
+            exact = math.log(float(rate * time) / (1 - q)) / float(1 / time - rate)
+            np.testing.assert_allclose(
+                wait_quantile(workload, tokens, q), exact, rtol=1e-4 if q > 0.9 else 1e-3
+            )
+
+
+@pytest.mark.parametrize("cv", [0.0, (0.0, 1.0, 2.0)])
+def test_the_law_of_the_tail_is_where_the_inversion_goes(cv):
+    workload = server(0.8, cv)
+    services = tails.services_of(workload, TOKENS)
+    for own in (services, tails.no_service(services)):
+        law = tail_law(tails.traffic_of(workload, TOKENS), services, own)
+        cdf = CDFS[wait_cdf if own is not services else system_time_cdf]
+        x = (law.log_factor - np.log(np.resize([1e-2, 1e-4, 1e-6], 12))) / law.rate
+        remain = (1 - cdf(workload, TOKENS, x)) / np.resize([1e-2, 1e-4, 1e-6], 12)
+        np.testing.assert_allclose(remain[:3], 1, rtol=5e-2 if cv else 2e-3)
+    # Deeper than any inversion, on the same straight line.
+    found = [float(system_time_quantile(workload, TOKENS, 1 - p)) for p in (1e-9, 1e-11)]
+    law = tail_law(tails.traffic_of(workload, TOKENS), services, services)
+    np.testing.assert_allclose(found[1] - found[0], math.log(100) / law.rate, rtol=1e-4)
+
+
+def test_the_largest_rate_of_a_deep_target_meets_it():
+    exact = 1 / 1.8 - math.log(1e10) / 60.0
+    found = largest_arrival_rate(alone(0.1, 1.0), TOKENS, 60.0, q=1 - 1e-10)
+    np.testing.assert_allclose(found, exact, rtol=1e-4)
+
+
+def test_no_law_no_number():
+    """So light a load that 1e-8 never wait for two services: no exponential is near."""
+    workload = server(1e-5)
+    assert np.isnan(system_time_quantile(workload, TOKENS, 1 - 1e-12))
 
 
 def test_quantiles_invert_and_sit_at_jumps():
