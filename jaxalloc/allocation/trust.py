@@ -36,6 +36,7 @@ _PARTS = 10  # of the trace, whose rates are compared
 _GOOD, _FAIR = 0.1, 0.3  # relative errors of the mean system time
 _FEW = 100  # queries
 _SHARE = 1 / 3  # of the largest cause, from which another one is named
+_SAME = 1e-9  # mean gaps: no difference between two of them
 _TICK = 1e-6  # s: finer grids of times are not looked for
 _COARSE = 0.1  # mean gaps: a finer grid changes nothing
 
@@ -209,7 +210,8 @@ def _grid(arrival: Floats) -> float | None:
 
 def _autocorrelation(gaps: Floats) -> list[float]:
     centred = gaps - gaps.mean()
-    power = max(np.sum(np.square(centred)), np.finfo(float).tiny)
+    least = gaps.size * (_SAME * gaps.mean()) ** 2  # what rounding leaves of equal gaps
+    power = max(np.sum(np.square(centred)), least)
     lags = range(1, _LAGS + 1)
     return [float(np.sum(centred[lag:] * centred[:-lag]) / power) for lag in lags]
 
