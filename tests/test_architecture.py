@@ -14,17 +14,19 @@ CORE = {"jax", "numpy", "optax", "chex", "jaxtyping"}
 # Each room and the rooms it may use; "" is the map, `jaxalloc/__init__.py`.
 ROOMS = {
     "backend": set(),
+    "files": set(),
     "times": set(),
     "allocation": {"backend"},
     "scheduling": {"backend"},
     "calibration": {"backend", "allocation"},
-    "workloads": {"allocation", "calibration"},
+    "workloads": {"files", "allocation", "calibration"},
     "measurements": {"times", "calibration"},
     "traces": {"times", "scheduling"},
-    "sweep": {"backend", "workloads", "traces", "allocation", "scheduling"},
+    "sweep": {"backend", "files", "workloads", "traces", "allocation", "scheduling"},
     "cli": {
         "",
         "backend",
+        "files",
         "times",
         "sweep",
         "workloads",
@@ -37,6 +39,7 @@ ROOMS = {
 }
 LIBRARIES = {
     "backend": CORE,
+    "files": set(),
     "times": CORE | {"pyarrow"},
     "allocation": CORE,
     "scheduling": CORE,

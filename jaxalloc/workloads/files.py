@@ -20,6 +20,7 @@ import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jaxalloc.allocation.workload import Workload
+from jaxalloc.files import new_file
 from jaxalloc.workloads.fields import FIELDS
 from jaxalloc.workloads.messages import describe
 
@@ -93,9 +94,11 @@ class WorkloadFile(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> WorkloadFile:
         names = self.task_names
+        seen: set[str] = set()
         for name in names:
-            if names.count(name) > 1:
+            if name in seen:
                 raise ValueError(f"name = {name!r} is given to more than one task: rename one")
+            seen.add(name)
         total = sum(task.mix for task in self.task)
         if abs(total - 1) > _MIX_TOLERANCE:
             raise ValueError(f"the sum of mix = {total:g} must be 1: divide each mix by it")
@@ -238,10 +241,5 @@ def save(file: WorkloadFile, path: str | os.PathLike[str]) -> None:
             table.add(key, tomlkit.item(int(value) if whole else value))
         tables.append(table)
     document.add("task", tables)
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(tomlkit.dumps(document), encoding="utf-8")
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with new_file(Path(path)) as written:
+        written.write(tomlkit.dumps(document).encode())

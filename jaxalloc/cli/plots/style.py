@@ -6,11 +6,13 @@ series differs in its marker or its place too, so that a grey print is readable.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from jaxalloc.cli.errors import BadInput
+from jaxalloc.files import new_file
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
@@ -38,9 +40,9 @@ def look(k: int) -> dict[str, Any]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of its suffix; the file appears only when complete."""
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        figure.savefig(unfinished, dpi=_DPI)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        with new_file(path) as file:
+            figure.savefig(file, dpi=_DPI, format=path.suffix[1:].lower())
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadInput(f"{path} was not drawn ({reason}): make room or give another") from None
