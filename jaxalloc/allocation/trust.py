@@ -36,6 +36,7 @@ _PARTS = 10  # of the trace, whose rates are compared
 _GOOD, _FAIR = 0.1, 0.3  # relative errors of the mean system time
 _FEW = 100  # queries
 _SHARE = 1 / 3  # of the largest cause, from which another one is named
+_SAME = 1e-9  # mean gaps: no difference between two of them
 _TICK = 1e-6  # s: finer grids of times are not looked for
 _COARSE = 0.1  # mean gaps: a finer grid changes nothing
 
@@ -198,8 +199,7 @@ def _grid(arrival: Floats) -> float | None:
     span, gaps = arrival[-1] - arrival[0], np.diff(arrival)
     if not span / _TICK < 2.0**53:
         return None
-    ticks = np.rint((arrival - arrival[0]) / _TICK).astype(np.int64)
-    step = float(np.gcd.reduce(ticks)) * _TICK
+    step = float(np.gcd.reduce(np.rint((arrival - arrival[0]) / _TICK).astype(np.int64))) * _TICK
     mean = step * gaps.size / span  # queries a step
     if mean < _COARSE:
         return None
@@ -209,7 +209,8 @@ def _grid(arrival: Floats) -> float | None:
 
 def _autocorrelation(gaps: Floats) -> list[float]:
     centred = gaps - gaps.mean()
-    power = max(np.sum(np.square(centred)), np.finfo(float).tiny)
+    least = gaps.size * (_SAME * gaps.mean()) ** 2  # what rounding leaves of equal gaps
+    power = max(np.sum(np.square(centred)), least)
     lags = range(1, _LAGS + 1)
     return [float(np.sum(centred[lag:] * centred[:-lag]) / power) for lag in lags]
 
@@ -314,16 +315,16 @@ def _cause(worst: Comparison, cv: float) -> str:
     sign = np.sign(worst.replayed - worst.predicted)
     pushed = {name: float(sign * moved) for name, moved in worst.causes.items()}
     most = max(pushed.values())
-    together = "many" if sign > 0 else "few"
+    many, few = ("many", "few") if sign > 0 else ("few", "many")
     words = {
         "gaps": "the gaps between them have a coefficient of variation of "
         f"{round(cv, 3):.2g} instead of 1",
         "order of gaps": "they come in clusters or at a drifting rate",
         "order of services": "long ones follow one another, or the lengths drift",
-        "both orders": f"long ones come when {together} arrive",
+        "both orders": f"long ones come when {many} arrive",
     }
     named = sorted(pushed, key=pushed.__getitem__, reverse=True)
     said = ", and ".join(words[name] for name in named if pushed[name] >= _SHARE * most)
     if pushed["both orders"] > -_SHARE * most:
         return said
-    return f"{said}; less so as long ones come when {'few' if sign > 0 else 'many'} arrive"
+    return f"{said}; less so as long ones come when {few} arrive"

@@ -47,8 +47,8 @@ MEANING = {
     FitStatus.INVALID: "a number is not finite or outside its domain: correct it",
     FitStatus.FEW_QUESTIONS: "too few questions to tell how they differ: measure more, or leave "
     "the column of questions out",
-    FitStatus.LACK_OF_FIT: "what was measured departs from the law beyond chance (p < 0.001): look "
-    "at --plot for a hard limit, failed calls or an S-shaped or falling curve",
+    FitStatus.LACK_OF_FIT: "what was measured departs from the law beyond chance: look at "
+    "--plot for a hard limit, failed calls or an S-shaped or falling curve",
     FitStatus.NO_SCATTER: "most times lie exactly on a line, others far from it: drop rows that "
     "measure nothing (failed calls), or fit without --robust",
 }

@@ -124,7 +124,7 @@ def schedule(
             chosen = given.read_policies(policies, aging)
             model = given.read_batch_time(batch_time)
             reading = {
-                "columns": dict(given.read_pairs(columns, "--columns")),
+                "columns": given.read_pairs(columns, "--columns"),
                 "seconds_per_unit": seconds_per_unit(time_unit),
             }
             if not given.is_file(source) and any(reading.values()):

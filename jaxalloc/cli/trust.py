@@ -63,7 +63,7 @@ def trust(
     try:
         read = read_trace(
             trace,
-            columns=dict(read_pairs(columns, "--columns")),
+            columns=read_pairs(columns, "--columns"),
             needed=("arrival", "output"),
             seconds_per_unit=seconds_per_unit(time_unit),
         )

@@ -76,11 +76,15 @@ class TaskFit:
     @property
     def complaints(self) -> list[str]:
         """What is to be said of the two laws, none where all is well."""
-        return [
-            f"{law} {FitStatus(int(fit.status)).name}: {MEANING[FitStatus(int(fit.status))]}"
-            for law, fit in (("accuracy", self.curve), ("service time", self.service))
-            if int(fit.status) != FitStatus.CONVERGED
-        ]
+        lines = []
+        for law, fit in (("accuracy", self.curve), ("service time", self.service)):
+            status = FitStatus(int(fit.status))
+            chance = ""
+            if status == FitStatus.LACK_OF_FIT:
+                chance = f" (p = {float(fit.lack_of_fit.p_value):.1g})"
+            if status != FitStatus.CONVERGED:
+                lines.append(f"{law} {status.name}{chance}: {MEANING[status]}")
+        return lines
 
 
 def fit_runs(

@@ -150,8 +150,7 @@ class Allocations:
 
     def _problem(self, row: Columns) -> str | None:
         """Why one configuration is no workload; its mix has been judged."""
-        dtype = self.dtype()
-        fields = {name: np.array(leaf, dtype) for name, leaf in vars(self.base).items()}
+        fields = {name: np.array(leaf, self.dtype()) for name, leaf in vars(self.base).items()}
         with np.errstate(over="ignore"):  # inf is found below
             for (field, task), column in zip(self._targets(row), row.values(), strict=True):
                 if field != "mix":

@@ -157,24 +157,24 @@ def test_a_task_that_the_data_do_not_determine_is_named(command, tables):
     assert [task.mix for task in file.task] == pytest.approx([1 / 3] * 3)
 
 
-# Shares of correct answers of 60 at each of eight budgets.
 LAWS = {
-    "rises": measured.share([measured.CURVES[3]])[0],
-    "flat": np.full(8, 0.5),
-    "perfect": np.ones(8),
-    "s": np.array([0.1, 0.1, 0.12, 0.2, 0.5, 0.85, 0.93, 0.95]),
+    "rises": lambda tokens: measured.share([measured.CURVES[3]], tokens)[0],
+    "flat": lambda tokens: np.full(8, 0.5),
+    "perfect": lambda tokens: np.ones(8),
+    "s": lambda tokens: np.array([0.1, 0.1, 0.12, 0.2, 0.5, 0.85, 0.93, 0.95]),
 }
+EACH = 200  # answers at each of eight budgets
 
 
 def exact(laws, budgets=measured.LEVELS, base=0.2, slope=2e-4):
     """Columns of runs whose shares are those of the laws, and whose times scatter by a tenth."""
     columns = {name: [] for name in ("task", "tokens", "correct", "seconds")}
-    noise = np.random.default_rng(0).gamma(100, 0.01, 60)
+    noise = np.random.default_rng(0).gamma(100, 0.01, EACH)
     for name in laws:
-        for tokens, share in zip(budgets, LAWS[name], strict=True):
-            columns["task"] += [name] * 60
-            columns["tokens"] += [int(tokens)] * 60
-            columns["correct"] += (np.arange(60) < round(60 * share)).astype(int).tolist()
+        for tokens, share in zip(budgets, LAWS[name](budgets), strict=True):
+            columns["task"] += [name] * EACH
+            columns["tokens"] += [int(tokens)] * EACH
+            columns["correct"] += (np.arange(EACH) < round(EACH * share)).astype(int).tolist()
             columns["seconds"] += ((base + slope * tokens) * noise).tolist()
     return columns
 
@@ -273,7 +273,7 @@ def test_milliseconds_are_told_by_their_name_or_doubted(command, tmp_path):
 
 def test_what_is_left_out_is_said_with_its_traffic(command, tmp_path):
     columns = exact(["rises", "flat"])
-    columns["correct"][480:] = [0] * 480
+    columns["correct"][8 * EACH :] = [0] * (8 * EACH)
     write(tmp_path / "runs.csv", columns)
     for mix, said in (
         ("--mix rises=3,flat=1", "flat left out with 25.0% of the arrivals: 0.15 / s of 0.2 / s"),

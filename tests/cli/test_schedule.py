@@ -84,36 +84,26 @@ def test_a_picture_names_all_that_it_draws(tmp_path):
         assert f"<!-- {name} -->" in text
 
 
-def test_the_seeds_of_a_sweep_give_the_same_answers():
-    given = {"intervals": "noise:0.7", "arrivals": "poisson:0.1", "requests": 40, "capacity": 400}
-    flags = " ".join(f"--{name} {value}" for name, value in given.items())
-    names = ["a_min", "h_sf", "alpha_beta"]
-    line = f"geometric:mean=20 {flags} --policies {','.join(names)} --replications 3 --seed 4"
-    rows = json.loads(schedule(f"{line} --json").out)["policies"]
-    with jax.enable_x64(True):
-        axes = {"policy": names, "seed": [4, 5, 6]}
-        plan = sweep.plan(schedule="geometric:mean=20", axes=axes, fields=given)
-        table = sweep.run(plan).to_pandas().groupby("policy")
-    for row in rows:
-        swept = table.get_group(row["policy"])
-        for figure in ("mean_latency", "p95_latency", "total_evictions", "makespan"):
-            assert row[figure] == pytest.approx(swept[figure].mean(), rel=1e-12), figure
-
-
-def test_the_stretches_of_a_sweep_give_the_same_answers(tmp_path):
+@pytest.mark.parametrize(
+    ("source", "axis"),
+    [("geometric:mean=20", {"seed": [4, 5, 6]}), ("t.csv", {"stretch": "0:2:3"})],
+)
+def test_the_replications_are_those_of_a_sweep(source, axis, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     rows = [f"{i},{rng.integers(1, 50)},{rng.integers(1, 60)}" for i in range(90)]
-    path = tmp_path / "trace.csv"
-    path.write_text("arrival,prompt,output\n" + "\n".join(rows) + "\n")
+    (tmp_path / "t.csv").write_text("arrival,prompt,output\n" + "\n".join(rows) + "\n")
     given = {"intervals": "noise:0.7", "arrivals": "poisson:0.1", "requests": 25, "capacity": 400}
     flags = " ".join(f"--{name} {value}" for name, value in given.items())
-    line = f"{path} {flags} --policies alpha_beta --replications 3 --seed 4 --json"
-    (row,) = json.loads(schedule(line).out)["policies"]
+    line = f"{source} {flags} --policies alpha_beta --replications 3 --seed 4 --json"
+    document = json.loads(schedule(line).out)
     with jax.enable_x64(True):
-        fields = given | {"seed": 4, "policy": "alpha_beta"}
-        plan = sweep.plan(schedule=str(path), axes={"stretch": "0:2:3"}, fields=fields)
-        swept = sweep.run(plan).to_pandas()
-    for figure in ("mean_latency", "total_evictions", "makespan"):
+        fields = given | {"policy": "alpha_beta"} | ({} if "seed" in axis else {"seed": 4})
+        plan = sweep.plan(schedule=source, axes=axis, fields=fields)
+        swept = sweep.run(plan, tmp_path / "out").to_pandas()
+    assert len(swept) == 3
+    row = document["policies"][0] | document["calibration"]
+    for figure in ("mean_latency", "p95_latency", "total_evictions", "makespan", "mean_width"):
         assert row[figure] == pytest.approx(swept[figure].mean(), rel=1e-12), figure
 
 
