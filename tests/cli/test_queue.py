@@ -34,6 +34,29 @@ def answer(tmp_path_factory):
     return json.loads(out.getvalue())
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--percentiles 0.95", "--percentiles = 0.95 is in % and below 1: give 95 for it"),
+        ("--percentiles 50,0.999", "--percentiles = 0.999 is in % and below 1: give 99.9 for it"),
+        ("--percentiles 100", "--percentiles = 100 must be from 1 to below 100"),
+        ("--queries 1.5", "--queries = 1.5 is no whole number"),
+        ("--target 5 --arrivals cv:2", "--target = 5 is met by a formula for Poisson arrivals"),
+        ("--target 5 --arrivals trace:t.csv", "--target = 5 is met by a formula for Poisson"),
+    ],
+)
+def test_what_would_mean_something_else_is_refused(command, flags, named):
+    code, out, err = command(f"queue qwen3-8b {flags}")
+    assert (code, out) == (2, "")
+    assert named in err
+
+
+def test_more_queries_than_asked_are_told(command):
+    out = command("queue qwen3-8b --queries 1000 --percentiles 50,50").out
+    assert "2,048 queries (1,000 asked, rounded up to whole replications), poisson" in out
+    assert out.count("wait p50") == 1
+
+
 def test_formulas_and_sample_paths_agree(answer):
     assert answer["status"] == "CONVERGED"
     assert answer["queries"] >= 1e5
