@@ -25,11 +25,13 @@ from pyarrow import parquet
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.fuzz_commands import flags, toml
 from benchmarks.scheduling.report import environment
 from jaxalloc.measurements.runs import read_arrivals, read_runs
 from jaxalloc.traces.readers import read_trace
 
 EXAMPLES_OF_A_ROUND = 500
+EXAMPLES_OF_COMMANDS = 50  # which compile
 REFUSALS = (ValueError,)  # what a library function may raise
 
 # --------------------------------------------------------------------------- readers of files
@@ -236,7 +238,7 @@ def readers(folder):
     return strategy, attempt
 
 
-TARGETS = {"readers": readers}
+TARGETS = {"readers": readers, "toml": toml, "flags": flags}
 
 # ------------------------------------------------------------------------------- the machinery
 
@@ -296,7 +298,13 @@ def main():
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    found = fuzz(arguments.target, seconds=60 * arguments.minutes, seed=arguments.seed)
+    examples = EXAMPLES_OF_A_ROUND if arguments.target == "readers" else EXAMPLES_OF_COMMANDS
+    found = fuzz(
+        arguments.target,
+        seconds=60 * arguments.minutes,
+        seed=arguments.seed,
+        examples=examples,
+    )
     for failure in found["failures"]:
         print(failure, end="\n\n")
     print(f"{found['done']} done, {found['refused']} refused, {len(found['failures'])} failures")

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "learning"
 
 
@@ -37,10 +35,3 @@ def test_online_tuning_keeps_its_promise_better_than_fixed_budgets():
     assert sides["oracle"]["miss"] < 1e-6
     assert sides["followed"]["miss"] < 0.7 * sides["fixed"]["miss"]
     assert document["solver_steps"]["warm"] < document["solver_steps"]["cold"]
-
-
-@pytest.mark.parametrize("name", ["decision_focused", "online_tuning", "gradient_cost"])
-def test_every_example_says_what_it_is(name):
-    command = [sys.executable, str(FOLDER / f"{name}.py"), "--help"]
-    shell = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "--quick" in shell.stdout

@@ -180,7 +180,7 @@ def draw(day: dict[str, Any]) -> None:
             seconds.plot(hours, day["sides"][name]["mean_system_time"], **line)
             accuracy.plot(hours, day["sides"][name]["mean_accuracy"], **line)
         seconds.set_ylabel("mean system time, s")
-        seconds.set_ylim(0, 2.2 * PROMISE)
+        seconds.set_ylim(bottom=0)
         seconds.legend(frameon=False, ncols=3, loc="upper left")
         accuracy.set_ylabel("mean accuracy")
         accuracy.set_xlabel("hour of the day")

@@ -65,8 +65,7 @@ def _examine() -> dict[str, Any]:
             return None
 
     with contextlib.ExitStack() as stack:
-        found(lambda: stack.enter_context(float64()))
-        on_device = not problems
+        on_device = found(lambda: stack.enter_context(float64()) or True)
         document = {
             "versions": versions,
             "platform": found(_platform) if on_device else None,

@@ -152,25 +152,24 @@ def _print(document: dict[str, Any]) -> None:
         tasks.add_row(
             task["name"],
             f"{task['mix']:.1%}",
-            f"{task['tokens']:,.{digits}f}",
+            number(task["tokens"], f",.{digits}f"),
             number(task["service_time"], ".4g", " s"),
             number(task["accuracy"], ".4f"),
             number(task["load_share"], ".1%"),
         )
     totals = make_totals()
-    totals.add_row("utilization", f"{document['utilization']:.4f}")
+    totals.add_row("utilization", number(document["utilization"], ".4f"))
     totals.add_row("mean wait", number(document["mean_wait"], ".4g", " s"))
     totals.add_row("mean system time", number(document["mean_system_time"], ".4g", " s"))
-    totals.add_row("accuracy", f"{document['mean_accuracy']:.4f}")
+    totals.add_row("accuracy", number(document["mean_accuracy"], ".4f"))
     totals.add_row("objective", number(document["objective"], ".6g", " s"))
     totals.add_row("status", document["status"])
     totals.add_row(
         "residual", f"{number(document['residual'], '.2g')} after {document['steps']} steps"
     )
     if rounding:
-        loss = (
-            f"{rounding['gap']:.2g} s of objective, certified at most {rounding['gap_bound']:.2g} s"
-        )
+        lost, bound = (number(rounding[key], ".2g", " s") for key in ("gap", "gap_bound"))
+        loss = f"{lost} of objective, certified at most {bound}"
         totals.add_row("lost by rounding", loss)
     if "certificates" in document:
         bounds = document["certificates"]

@@ -29,6 +29,46 @@ def test_a_wrong_answer_is_a_failure(command, monkeypatch):
     assert err == "jaxalloc: a self-test failed: reinstall jax and jaxalloc\n"
 
 
+def test_a_missing_package_is_named_and_the_rest_is_told(command, monkeypatch):
+    version = doctor.metadata.version
+
+    def lacking(name):
+        if name == "xarray":
+            raise doctor.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    def broken():
+        raise ImportError("No module named 'tomlkit'", name="tomlkit")
+
+    monkeypatch.setattr(doctor.metadata, "version", lacking)
+    monkeypatch.setattr(doctor, "_allocation", broken)
+    code, out, err = command("doctor")
+    assert code == 1
+    assert "self-test: schedule    as expected" in out
+    assert "self-test: allocation  not run" in out
+    assert [line.partition(" is missing")[0] for line in err.splitlines()] == [
+        "jaxalloc: the package xarray",
+        "jaxalloc: the package tomlkit",
+    ]
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("no 'cuda'")])
+@pytest.mark.parametrize(
+    "line", ["doctor", "solve qwen3-8b", "queue qwen3-8b", "sweep qwen3-8b --arrival-rate 1"]
+)
+def test_no_device_is_one_line(command, monkeypatch, line, error):
+    def none():
+        raise error
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr("jax.devices", none)
+    code, out, err = command(line)
+    assert code == (1 if line == "doctor" else 2)
+    assert err.startswith("jaxalloc: JAX_PLATFORMS = 'cuda': JAX finds no such device")
+    assert err.count("\n") == 1
+    assert ("machine" in out) == (line == "doctor")
+
+
 @pytest.mark.parametrize(
     ("platform", "gpu", "chosen", "said"),
     [

@@ -125,9 +125,3 @@ def test_the_picture_is_written_whole(command, tmp_path, suffix):
         pixels = imread(tmp_path / "a.png")
         assert pixels.shape[0] > 500
         assert pixels.std() > 0.05  # something is drawn on it
-
-
-@pytest.mark.parametrize("numbers", ["--arrival-rate 90", "--max-tokens 0 --base-time 0"])
-def test_a_picture_of_an_odd_workload(command, tmp_path, numbers):
-    command(f"solve qwen3-8b {numbers} --plot a.png")
-    assert (tmp_path / "a.png").exists()

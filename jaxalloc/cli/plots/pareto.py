@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from jaxalloc.cli.plots.style import STYLE, look, shorten
 
@@ -32,6 +33,12 @@ def pareto_figure(document: dict[str, Any], title: str) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 5), layout="constrained")
         curve, budgets = figure.subplots(1, 2)
+        for axes in (curve, budgets):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
+            axes.set_xlabel("mean system time, s")
         figure.suptitle(f"{shorten(title)}: what accuracy costs in time", fontsize=11)
         if points:
             time = np.array([point["mean_system_time"] for point in points])
@@ -51,10 +58,6 @@ def pareto_figure(document: dict[str, Any], title: str) -> Figure:
                     )
         else:
             curve.annotate("no point converged", (0.35, 0.5), xycoords="axes fraction")
-        for axes in (curve, budgets):
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.set_xlabel("mean system time, s")
         curve.set_ylabel("mean accuracy")
         budgets.set_ylabel("thinking tokens")
     return figure
