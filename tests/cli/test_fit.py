@@ -216,7 +216,7 @@ def test_partial_writes_constants_in_the_mix_and_laws_that_miss(command, tmp_pat
 def test_an_optimum_where_nothing_was_measured_is_flagged(command, tmp_path):
     write(tmp_path / "runs.csv", exact(["rises"], measured.LEVELS + 256))
     for line, beyond in (
-        ("--accuracy-weight 1", "tokens, is below the smallest measured budget, 256: an extrap"),
+        ("--accuracy-weight 0.1", "tokens, is below the smallest measured budget, 256: an extrap"),
         (
             "--accuracy-weight 1e6",
             "is the largest that was measured, a bound that only the default",
