@@ -176,7 +176,7 @@ def _work_of(equation: Any) -> tuple[int, int]:
         return size, 13
     if name in _EXPANDED:
         return size * _EXPANDED[name], 13
-    # At one place a scatter is an update of a slice; at several XLA calls a library.
+    # At one place a scatter is an update of a slice; at several XLA cannot compile it inside.
     at_one_place = name == "scatter" and math.prod(equation.invars[1].aval.shape[:-1]) == 1
     if name not in _MOVES and not at_one_place:
         raise _Obstacle(name)
