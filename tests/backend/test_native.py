@@ -30,7 +30,7 @@ STEPS = {
     "shift": lambda x, i: jnp.concatenate([x[1:], x[:1]])[::-1],
     "callback": lambda x, i: jax.pure_callback(lambda y: y + 1, x, x, vmap_method="sequential"),
 }
-OUTSIDE = {"sort", "cumulative", "product", "top", "callback"}  # at any size
+OUTSIDE = {"sort", "cumulative", "scatter", "product", "top", "callback"}  # at any size
 SIZES = [3, 300, 5000, 70_000]  # on both sides of what XLA splits or hands to a library
 
 
