@@ -55,7 +55,7 @@ def test_the_table_leads_with_what_moves_most(command):
     assert (code, err) == (0, "")
     for text in ("elasticity to", "time_per_token.GPQA-D", "-3.842 GPQA-D", "predicted", "solved"):
         assert text in out
-    assert "44 parameters not shown" in out
+    assert "45 parameters not shown" in out
     assert "shadow prices" not in out
     everything = command("sensitivity qwen3-8b --top 0 --max-tokens 4000").out
     assert "a token more of max_tokens, AIME24" in everything
