@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 jax.config.update("jax_enable_x64", True)
 
 from problems import hard_batches, random_workloads  # noqa: E402
-from scheduling.instances import EXACT_SECONDS, ROUNDS, WIDTH, ZOO, random_case  # noqa: E402
+from scheduling.instances import EXACT_SECONDS, WIDTH, ZOO, random_case  # noqa: E402
 
 from benchmarks.scheduling.report import environment  # noqa: E402
 from jaxalloc import (  # noqa: E402
@@ -93,7 +93,7 @@ def scheduling(instances):
         if seconds is not None:
             names = ("base", "per_request", "per_token", "per_prefill")
             model = BatchTime(**dict(zip(names, seconds, strict=True)))
-        options = {"batch_time": model, "max_rounds": ROUNDS}
+        options = {"batch_time": model, "max_rounds": 1_500}
         plain = jax.tree.map(np.asarray, simulate_batch(requests, capacity, policy, **options))
 
         def run(given=(requests, capacity, policy), options=options):

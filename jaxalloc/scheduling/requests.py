@@ -181,4 +181,4 @@ def require(valid: Any, name: str, value: Any, rule: str) -> None:
         return
     index = tuple(int(i) for i in np.argwhere(~np.asarray(valid))[0])
     place = f"[{', '.join(map(str, index))}]" if index else ""
-    raise ValueError(f"{name}{place} = {np.asarray(value)[index].item():.10g} {rule}")
+    raise ValueError(f"{name}{place} = {float(np.asarray(value)[index]):.10g} {rule}")

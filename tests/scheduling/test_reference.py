@@ -1,7 +1,11 @@
 """The package against the plain-Python reference, and both against instances worked by hand.
 
-`benchmarks/scheduling/agreement.py` does the same on more than 20,000 instances.
+`benchmarks/scheduling/agreement.py` does the same on 100,000 instances. The seed is drawn anew and
+printed on failure; JAXALLOC_SEED takes it back.
 """
+
+import os
+import secrets
 
 import numpy as np
 import pytest
@@ -10,7 +14,9 @@ from jaxalloc import Requests, policies, simulate
 from tests.scheduling.instances import (
     EXACT_SECONDS,
     ZOO,
+    Case,
     differences,
+    hard_case,
     package_outcome,
     random_case,
 )
@@ -50,6 +56,17 @@ BY_HAND = {
         [1, 1, 0],
     ),
 }
+SEED = int(os.environ.get("JAXALLOC_SEED", secrets.randbits(32)))
+# A_min takes 4.8 rounds an output token.
+LONG = Case(
+    prompt=[0, 23, 23, 23, 23],
+    output=[253, 2, 2, 2, 2],
+    arrival=[0] * 5,
+    lower=[252, 252, 252, 276, 276],
+    upper=[276] * 5,
+    predicted=[252, 252, 252, 276, 276],
+    capacity=276,
+)
 IN_SECONDS = ("a_min", "a_min later", "a_max", "mc_sf aging", "vllm", "alpha 0.25")
 
 
@@ -86,19 +103,22 @@ def test_the_reference_on_instances_by_hand(name):
 
 @pytest.mark.parametrize("name", ZOO)
 def test_exact_agreement(name):
-    agree(name, seed=1, seconds=None)
+    agree(name, seconds=None)
 
 
 @pytest.mark.parametrize("name", IN_SECONDS)
 def test_exact_agreement_in_seconds(name):
-    agree(name, seed=2, seconds=EXACT_SECONDS)
+    agree(name, seconds=EXACT_SECONDS)
 
 
-def agree(name, seed, seconds):
-    rng = np.random.default_rng(seed)
+def agree(name, seconds):
+    rng = np.random.default_rng(SEED)
     policy, rules = ZOO[name]
-    num = 8 if rules.name == "alpha" else 40
-    cases = [random_case(rng, seconds=seconds is not None) for _ in range(num)]
+    options = {"seconds": seconds is not None}
+    cases = [random_case(rng, **options) for _ in range(20)]
+    # α-protection may repeat a reset until the last arrival.
+    cases += [hard_case(rng, **options, latest=2_000) for _ in range(20)]
+    cases += [LONG] * (seconds is None)
     schedule = package_outcome(cases, policy, seconds)
     for lane, case in enumerate(cases):
-        assert differences(case, rules, schedule, lane, seconds) == [], case
+        assert differences(case, rules, schedule, lane, seconds) == [], (SEED, case)
