@@ -103,7 +103,9 @@ def _most_idle(workload: Workload) -> Scalar:
     return queue(workload, workload.min_tokens).idle
 
 
-def first_point(workload: Workload, initial: Tokens | None, most_idle: Scalar) -> Point:
+def first_point(
+    workload: Workload, initial: Tokens | None, most_idle: Scalar | None = None
+) -> Point:
     """Where to start: `initial` if it is of use, else every type's own optimum at the least prices.
 
     That guess overestimates, since prices rise with the load; it is shortened to keep the queue
@@ -111,6 +113,7 @@ def first_point(workload: Workload, initial: Tokens | None, most_idle: Scalar) -
     type where its thinking is worth something.
     """
     lowest = evaluate(workload, workload.min_tokens, most_idle)
+    most_idle = lowest.most_idle
     own = lowest.load_price * variability(workload) * workload.time_per_token / lowest.price
     rise = jnp.maximum(lowest.imbalance, 0) / (workload.decay + own)
     target = jnp.minimum(workload.min_tokens + rise, workload.max_tokens)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxalloc.allocation.checks import one_workload
-from jaxalloc.allocation.mg1 import mean_system_time, service_time, variability
+from jaxalloc.allocation.mg1 import mean_system_time, queue, service_time, variability
 from jaxalloc.allocation.objective import (
     Point,
     distance,
@@ -69,7 +69,7 @@ class ProjectedGradient:
         least_idle = stable_margin(workload)
         if self.certified:
             step = 1 / lipschitz_bound(workload)
-            tokens = project(workload, start.tokens, start.most_idle, least_idle)
+            tokens = project(workload, start.tokens, least_idle, start.most_idle)
             start = evaluate(workload, tokens, start.most_idle)
         else:
             step = jnp.ones_like(start.idle)
@@ -86,7 +86,7 @@ class ProjectedGradient:
         point = state.point
         slope = workload.mix * workload.time_per_token * point.price * point.excess
         target = point.tokens + state.step * slope
-        target = project(workload, target, point.most_idle, state.least_idle)
+        target = project(workload, target, state.least_idle, point.most_idle)
         end = evaluate(workload, target, point.most_idle)
         stalled = jnp.all(target == point.tokens)
         return state._replace(point=end, distance=distance(workload, end), stalled=stalled)
@@ -153,7 +153,9 @@ def lipschitz_bound(workload: Workload) -> Scalar:
     return jnp.max(steepest * jnp.square(workload.decay)) + system_time
 
 
-def project(workload: Workload, tokens: Tokens, most_idle: Scalar, least_idle: Scalar) -> Tokens:
+def project(
+    workload: Workload, tokens: Tokens, least_idle: Scalar, most_idle: Scalar | None = None
+) -> Tokens:
     """argmin ½ |x - tokens|² over the token box with 1 - ρ(x) >= least_idle.
 
     The solution is the box projection of `tokens - ν u`, u = π c, with the least ν >= 0 that meets
@@ -161,6 +163,8 @@ def project(workload: Workload, tokens: Tokens, most_idle: Scalar, least_idle: S
     load is counted from min_tokens, where 1 - ρ is `most_idle`.
     """
     load = workload.mix * workload.time_per_token
+    if most_idle is None:
+        most_idle = queue(workload, workload.min_tokens).idle
 
     def shifted(nu: Scalar) -> Tokens:
         return optax.projections.projection_box(

@@ -35,15 +35,13 @@ from jax.scipy.special import gammainc, gammaincc
 from jaxtyping import Array, Float
 
 from jaxalloc.allocation.checks import number, workload_and_tokens
+from jaxalloc.allocation.complex_parts import SERIES_TERMS, Complex, is_small, log_over, series
 from jaxalloc.allocation.mg1 import queue, service_time
 from jaxalloc.allocation.workload import Mask, Scalar, Tokens, Workload
 
 _TERMS = 4096
 _AVERAGED = 12  # of the last terms
 _ALIASING = {"float64": 23.0, "float32": 11.0}  # A
-
-_SERIES_BELOW = 0.3  # |z|, for φ and the like
-_SERIES_TERMS = {"float64": (12, 30), "float32": (7, 16)}  # of φ and of the logarithm
 
 PerTerm = Float[Array, "N"]
 
@@ -68,37 +66,6 @@ class Services(NamedTuple):
         if self.variability is None:
             return jnp.ones_like(self.time, bool)
         return self.variability == 0
-
-
-class _Complex(NamedTuple):
-    """Complex numbers by parts, whose functions keep their digits and their derivatives."""
-
-    real: Any
-    imag: Any
-
-    def __add__(self, other: Any) -> _Complex:
-        return _Complex(self.real + other.real, self.imag + other.imag)
-
-    def __sub__(self, other: Any) -> _Complex:
-        return _Complex(self.real - other.real, self.imag - other.imag)
-
-    def __mul__(self, other: Any) -> _Complex:
-        return _Complex(
-            self.real * other.real - self.imag * other.imag,
-            self.real * other.imag + self.imag * other.real,
-        )
-
-    def scaled(self, factor: Any) -> _Complex:
-        return _Complex(self.real * factor, self.imag * factor)
-
-    def over(self, other: _Complex) -> _Complex:
-        size = jnp.square(other.real) + jnp.square(other.imag)
-        return (self * _Complex(other.real, -other.imag)).scaled(1 / size)
-
-    def where(self, flags: Any, other: _Complex) -> _Complex:
-        return _Complex(
-            jnp.where(flags, self.real, other.real), jnp.where(flags, self.imag, other.imag)
-        )
 
 
 def services_of(workload: Workload, tokens: Tokens) -> Services:
@@ -255,57 +222,33 @@ def _residual(services: Services, y: Scalar) -> Tokens:
 
 def _transforms(
     services: Services, a: Scalar, frequency: PerTerm, x: Scalar
-) -> tuple[_Complex, _Complex]:
+) -> tuple[Complex, Complex]:
     """[N, K] 1 - B and 1 - (1 - B) / z at z = s t, B = E[e^{-s S_k}], s = (a + i frequency) / x.
 
     Neither cancels. For gamma service B is e^{-y}, y = z L(z cv²), L(w) = ln(1 + w) / w.
     """
     unit = services.time / x
-    z = y = _Complex((a * unit)[None, :], frequency[:, None] * unit[None, :])
-    lost, kept = z.scaled(0), _Complex(1.0, 0.0)  # 1 - L and L
+    z = y = Complex((a * unit)[None, :], frequency[:, None] * unit[None, :])
+    lost, kept = z.scaled(0), Complex(1.0, 0.0)  # 1 - L and L
     if services.variability is not None:
         random = (services.variability > 0)[None, :]
         w = z.scaled(jnp.where(random, services.variability[None, :], 1))
-        of_w = _log_over(w)
+        of_w = log_over(w)
         kept, lost = of_w[0].where(random, kept), of_w[1].where(random, lost)
         y = z * kept
     size = jnp.exp(-y.real)
-    lacks = _Complex(
+    lacks = Complex(
         -jnp.expm1(-y.real) + 2 * size * jnp.square(jnp.sin(y.imag / 2)), size * jnp.sin(y.imag)
     )
-    terms = _SERIES_TERMS[str(x.dtype)][0]
-    small = _series(y, [-((-1.0) ** n) / math.factorial(n + 1) for n in range(1, terms)])
-    tiny = _is_small(y)
-    direct = _Complex(1.0, 0.0) - lacks.over(_Complex(1.0, 0.0).where(tiny, y))
+    terms = SERIES_TERMS[str(x.dtype)][0]
+    small = series(y, [-((-1.0) ** n) / math.factorial(n + 1) for n in range(1, terms)])
+    tiny = is_small(y)
+    direct = Complex(1.0, 0.0) - lacks.over(Complex(1.0, 0.0).where(tiny, y))
     return lacks, lost + kept * small.where(tiny, direct)
 
 
-def _log_over(w: _Complex) -> tuple[_Complex, _Complex]:
-    """ln(1 + w) / w and what it lacks of 1."""
-    one, tiny = _Complex(1.0, 0.0), _is_small(w)
-    terms = _SERIES_TERMS[str(w.real.dtype)][1]
-    small = _series(w, [-((-1.0) ** n) / (n + 1) for n in range(1, terms)])
-    p, q = w.real, w.imag
-    log = _Complex(jnp.log1p(2 * p + p * p + q * q) / 2, jnp.arctan2(q, 1 + p))
-    direct = log.over(one.where(tiny, w))
-    return (one - small).where(tiny, direct), small.where(tiny, one - direct)
-
-
-def _is_small(z: _Complex) -> Any:
-    return jnp.square(z.real) + jnp.square(z.imag) < _SERIES_BELOW**2
-
-
-def _series(z: _Complex, coefficients: list[float]) -> _Complex:
-    """Σ_{n >= 1} c_n zⁿ, of what is small; 0 elsewhere."""
-    z = z.where(_is_small(z), z.scaled(0))
-    total = z.scaled(0)
-    for coefficient in reversed(coefficients):
-        total = (total + _Complex(coefficient, 0.0)) * z
-    return total
-
-
-def _mixed(weights: Tokens, parts: _Complex) -> _Complex:
-    return _Complex((weights[None, :] * parts.real).sum(1), (weights[None, :] * parts.imag).sum(1))
+def _mixed(weights: Tokens, parts: Complex) -> Complex:
+    return Complex((weights[None, :] * parts.real).sum(1), (weights[None, :] * parts.imag).sum(1))
 
 
 def _invert(
@@ -316,13 +259,13 @@ def _invert(
     double = _ALIASING[str(dtype)]
     number = np.arange(_TERMS + 1)
     frequency = jnp.asarray(np.pi * number, dtype)
-    s = _Complex(jnp.full_like(frequency, double / 2), frequency)  # times x
+    s = Complex(jnp.full_like(frequency, double / 2), frequency)  # times x
     lacks, short = _transforms(services, s.real[0], frequency, x)
     g = _mixed(rate * x * services.mix, lacks).over(s)
-    not_g = _mixed(rate * services.mix * services.time, short) + _Complex(idle, 0.0)
+    not_g = _mixed(rate * services.mix * services.time, short) + Complex(idle, 0.0)
     own_lacks, _ = _transforms(own, s.real[0], frequency, x)
     certain = jnp.where(own.fixed, own.mix, 0)
-    one = _Complex(jnp.ones_like(frequency), jnp.zeros_like(frequency))
+    one = Complex(jnp.ones_like(frequency), jnp.zeros_like(frequency))
     waiting = g.over(not_g)  # G + G² + ...
     rest = (one.scaled(jnp.sum(certain)) - _mixed(certain, own_lacks)) * g * g * waiting
     if services.variability is not None:
