@@ -162,7 +162,6 @@ def _as_column(values: Any, name: str) -> Any:
         values = values.cast(pa.string())
     if pa.types.is_string(values.type):
         values = pc.utf8_trim_whitespace(values)
-        values = pc.replace_substring_regex(values, r"(\.\d{9})\d+", r"\1")  # beyond nanoseconds
     elif not (
         pa.types.is_timestamp(values.type)
         or pa.types.is_integer(values.type)
@@ -254,9 +253,11 @@ def _since_first(values: NDArray[Any]) -> Floats:
 
 
 def _moments(column: Any, name: str) -> Any:
-    """Text as moments, all with an offset or all without one."""
+    """Text as moments, all with an offset or all without one; what is below 1 ns is cut off."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
+    column = pc.replace_substring_regex(column, r"(\.\d{9})\d+", r"\1")
     for zone in (None, "UTC"):
         try:
             return column.cast(pa.timestamp("ns", zone))

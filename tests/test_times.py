@@ -42,6 +42,14 @@ def test_numbers_of_every_form_are_the_same_times(start, steps, unit, form):
     assert read.unit == unit
 
 
+def test_digits_beyond_a_nanosecond_are_cut_off_of_dates_alone():
+    dates = ["2023-11-16 18:15:46.6805900001234", "2023-11-16 18:15:47.680590000"]
+    assert read_times(dates, "t").seconds.tolist() == [0, 1]
+    np.testing.assert_allclose(
+        read_times(["1.0000000001e10", "1e10"], "t_ns").seconds, [1e-9, 0], rtol=1e-12
+    )
+
+
 @given(
     moments=st.lists(
         st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2200, 1, 1)),
