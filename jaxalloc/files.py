@@ -17,8 +17,12 @@ _MOST_NAME = 40  # characters of the name in that of the unfinished file: system
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write to that appears at `path` when the block ends; a link there is replaced.
+
+    Args:
+      path: its name.
+      durable: wait until it is on the disk; else a failing machine may leave it empty or cut off.
 
     Raises:
       OSError: the disk is full, or whatever else kept it from being written.
@@ -33,7 +37,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """
     with unfinished_file(path) as file:
         yield file
-        publish(file, path)
+        publish(file, path, durable=durable)
 
 
 @contextmanager
@@ -48,15 +52,17 @@ def unfinished_file(path: Path) -> Iterator[BinaryIO]:
             unfinished.unlink(missing_ok=True)
 
 
-def publish(file: BinaryIO, path: Path) -> None:
+def publish(file: BinaryIO, path: Path, *, durable: bool = True) -> None:
     """Give an unfinished file its name, once it is on the disk."""
     file.flush()
-    os.fsync(file.fileno())
+    if durable:
+        os.fsync(file.fileno())
     os.replace(file.name, path)
-    sync(path.parent)
+    if durable:
+        _sync(path.parent)
 
 
-def sync(folder: Path) -> None:
+def _sync(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,6 +1,6 @@
 """Columns of times: numbers of a known unit, or dates; no unit is guessed where two could be meant.
 
-Every reader of a file calls `read_times` for moments and `duration_unit` for durations: the same
+Every reader of a file calls `read_times` for moments and `duration_size` for durations: the same
 column is read the same way by all of them.
 """
 
@@ -61,22 +61,33 @@ class Times(NamedTuple):
     unit: str
 
 
-def duration_unit(name: str) -> str:
-    """The unit of a column of numbers: the one that its name ends in, else seconds.
+def named_unit(name: str) -> str | None:
+    """The unit that the name of a column ends in, or None.
 
     Raises:
-      ValueError: the name ends in one longer than a second.
+      ValueError: it is one longer than a second.
 
-    >>> duration_unit("latency_ms"), duration_unit("arrivalTimeNs"), duration_unit("seconds")
+    >>> named_unit("latency_ms"), named_unit("arrivalTimeNs"), named_unit("time (s)")
     ('ms', 'ns', 's')
+    >>> named_unit("latency")
     """
     words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
     ending = words[-1].lower() if words else ""
     if ending in _LONGER:
-        raise ValueError(
-            f"column {name!r} is not in seconds: convert it, or say its unit with --time-unit"
-        )
-    return _UNIT_OF.get(ending, "s")
+        raise ValueError(f"column {name!r} is not in seconds: convert it, and rename it")
+    return _UNIT_OF.get(ending)
+
+
+def duration_size(name: str, seconds_per_unit: float | None = None) -> float:
+    """Seconds of 1 in a column of durations: as its name says, else as given, else 1.
+
+    >>> duration_size("latency_ms", 1.0), duration_size("latency", 1e-6), duration_size("latency")
+    (0.001, 1e-06, 1.0)
+    """
+    unit = named_unit(name)
+    if unit is not None:
+        return TIME_UNITS[unit]
+    return 1.0 if seconds_per_unit is None else seconds_per_unit
 
 
 def read_times(
@@ -88,21 +99,22 @@ def read_times(
 ) -> Times:
     """Moments of a column, as seconds after the earliest.
 
-    Numbers are in the unit that is given, else in that of the column's name (`arrival_ms`), else in
-    seconds. A column called `timestamp` tells none: it is milliseconds beside Mooncake's columns,
-    seconds beside Qwen-Bailian's and BurstGPT's, of Unix time if it can only be that, and an error
-    otherwise. Dates and times are ISO 8601; those with offsets are moments, whatever the clocks
-    show.
+    Numbers are in the unit of the column's name (`arrival_ms`), else in the one that is given, else
+    in seconds. A column called `timestamp` tells none: it is milliseconds beside Mooncake's
+    columns, seconds beside Qwen-Bailian's and BurstGPT's, of Unix time if it can only be that, and
+    an error otherwise. Dates and times are ISO 8601; those with offsets are moments, whatever the
+    clocks show.
 
     Args:
       column: [N] numbers, texts or dates: a list or a PyArrow column.
       name: what the file calls it.
-      seconds_per_unit: of numbers, such as `TIME_UNITS["ms"]`; None: as above.
+      seconds_per_unit: of numbers, such as `TIME_UNITS["ms"]`, where the name tells none.
       beside: names of the file's other columns.
 
     Raises:
       BadCell: a cell is no time.
-      ValueError: the unit is left open, or is not the one that the numbers tell.
+      ValueError: the unit is left open, is given and another than the name's, or is not the one
+        that the numbers tell.
 
     >>> read_times(["1e3", "5e-1", "0"], "arrival_ms").seconds.tolist()
     [1.0, 0.0005, 0.0]
@@ -150,7 +162,6 @@ def _as_column(values: Any, name: str) -> Any:
         values = values.cast(pa.string())
     if pa.types.is_string(values.type):
         values = pc.utf8_trim_whitespace(values)
-        values = pc.replace_substring_regex(values, r"(\.\d{9})\d+", r"\1")  # beyond nanoseconds
     elif not (
         pa.types.is_timestamp(values.type)
         or pa.types.is_integer(values.type)
@@ -166,6 +177,8 @@ def _numbers(column: Any) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_integer(column.type):
+        return column
     if pa.types.is_string(column.type):
         column = pc.if_else(pc.equal(column, ""), None, column)
     try:
@@ -187,16 +200,21 @@ def _of_numbers(
     _reject(column, name, ~np.isfinite(values), "must be a finite number: correct it")
     if not values.size:
         return Times(values, "s")
+    own = named_unit(name)
     if size is None:
-        unit = _told_unit(values, name, beside)
+        unit = _told_unit(values, name, own, beside)
         size = TIME_UNITS[unit]
+    elif own is not None and TIME_UNITS[own] != size:
+        raise ValueError(
+            f"column {name!r} is in {own} by its name: drop --time-unit, or rename the column"
+        )
     else:
         unit = next((unit for unit, known in TIME_UNITS.items() if known == size), f"{size:g} s")
     whole = numbers.to_numpy(zero_copy_only=False)
     return Times(_since_first(whole) * size, unit)
 
 
-def _told_unit(values: Floats, name: str, beside: Collection[str]) -> str:
+def _told_unit(values: Floats, name: str, own: str | None, beside: Collection[str]) -> str:
     """The unit that the name, the other columns and Unix time agree upon."""
     low, high = _EPOCH
     epoch = [
@@ -204,7 +222,7 @@ def _told_unit(values: Floats, name: str, beside: Collection[str]) -> str:
         for unit, size in TIME_UNITS.items()
         if low <= values.min() * size and values.max() * size <= high
     ]
-    unit: str | None = duration_unit(name)
+    unit: str | None = own or "s"
     if name.lower() == _AMBIGUOUS:
         marked = [meant for mark, meant in _MARKS if mark in beside]
         unit = next(iter(marked + epoch), None)
@@ -216,7 +234,7 @@ def _told_unit(values: Floats, name: str, beside: Collection[str]) -> str:
     if epoch and unit not in epoch:
         raise ValueError(
             f"{name} = {values[0]:.15g} in row 1 is taken for {unit}, but looks like Unix time in "
-            f"{epoch[0]}: say which with --time-unit {epoch[0]} or --time-unit {unit}"
+            f"{epoch[0]}: rename it, or say which with --time-unit {epoch[0]} or --time-unit {unit}"
         )
     return unit
 
@@ -235,9 +253,11 @@ def _since_first(values: NDArray[Any]) -> Floats:
 
 
 def _moments(column: Any, name: str) -> Any:
-    """Text as moments, all with an offset or all without one."""
+    """Text as moments, all with an offset or all without one; what is below 1 ns is cut off."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
+    column = pc.replace_substring_regex(column, r"(\.\d{9})\d+", r"\1")
     for zone in (None, "UTC"):
         try:
             return column.cast(pa.timestamp("ns", zone))

@@ -1,5 +1,8 @@
 """What several tests sweep: 33 configurations, in chunks of 8 unless they say otherwise."""
 
+import resource
+from contextlib import contextmanager
+
 from jaxalloc import sweep
 
 AXES = {"arrival_rate": "0.01:2:11:log", "accuracy_weight": "1:300:3:log"}
@@ -16,3 +19,14 @@ def run(path, plan=None, **options):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+@contextmanager
+def small_disk(most):
+    """No file may grow beyond that many bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

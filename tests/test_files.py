@@ -6,13 +6,12 @@ from pathlib import Path
 
 import matplotlib.figure
 import pytest
+from sweeps import run, study
 
 import jaxalloc
 from jaxalloc.cli.plots.style import save as save_figure
 from jaxalloc.files import new_file
-from jaxalloc.sweep.parquet import parquet_file
 from jaxalloc.workloads import files as workloads
-from sweeps import run, study
 
 PACKAGE = Path(jaxalloc.__file__).parent
 
@@ -47,11 +46,16 @@ def test_a_link_in_the_way_is_replaced_and_what_it_points_to_is_untouched(tmp_pa
 
 def test_names_of_unfinished_files_cannot_be_guessed_and_are_made_exclusively(tmp_path):
     seen = set()
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt), new_file(tmp_path / ("n" * 250)) as file:
+
+    def interrupt(path):
+        with new_file(path) as file:
             seen.add(Path(file.name).name)
             assert file.mode == "xb"
             raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupt(tmp_path / ("n" * 250))
     assert len(seen) == 2
     assert all(re.fullmatch(r"\.n+\.[0-9a-f]{16}\.tmp", name) for name in seen)
     assert list(tmp_path.iterdir()) == []
@@ -61,7 +65,7 @@ def test_links_in_a_folder_of_parts_lead_nowhere(tmp_path):
     victim, folder = tmp_path / "victim", tmp_path / "folder"
     victim.write_text("mine")
     folder.mkdir()
-    names = ["part-0000002.parquet", "_part-0000002.json", ".part-0000002.parquet.0.tmp"]
+    names = ["part-0000002.parquet", "_part-0000002.parquet.json", ".part-0000002.parquet.0.tmp"]
     for name in names:
         (folder / name).symlink_to(victim)
     run(folder, study(), resume=True)
@@ -71,7 +75,14 @@ def test_links_in_a_folder_of_parts_lead_nowhere(tmp_path):
 
 def test_nothing_else_in_the_package_writes_a_file():
     """Calls that open a path to write, by name; `files.py` alone may hold them."""
-    writing = {"write_text", "write_bytes", "touch", "mkstemp", "NamedTemporaryFile", "replace_file"}
+    writing = {
+        "write_text",
+        "write_bytes",
+        "touch",
+        "mkstemp",
+        "NamedTemporaryFile",
+        "replace_file",
+    }
     for path in PACKAGE.rglob("*.py"):
         if path.name == "files.py" and path.parent == PACKAGE:
             continue
@@ -84,12 +95,3 @@ def test_nothing_else_in_the_package_writes_a_file():
                 modes = [a.value for a in node.args if isinstance(a, ast.Constant)]
                 modes += [k.value.value for k in node.keywords if k.arg == "mode"]
                 assert not any(set(str(mode)) & set("wax+") for mode in modes), path
-
-
-def test_a_file_that_is_no_more_written_is_gone(tmp_path):
-    import pyarrow as pa
-
-    with pytest.raises(ValueError, match="stop"):  # noqa: PT012
-        with parquet_file(tmp_path / "a.parquet", pa.schema([("x", pa.int64())]), []):
-            raise ValueError("stop")
-    assert list(tmp_path.iterdir()) == []

@@ -20,8 +20,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-VERDICTS = ("trusted", "with care", "not trusted")
-_MEANINGS = ("can be trusted", "should be used with care", "should not be trusted")
+TOO_SHORT = "too short to tell"
+VERDICTS = ("trusted", TOO_SHORT, "with care", "not trusted")
+_SAID = (
+    "can be trusted at utilization {}",
+    "cannot be judged at utilization {} (the trace is too short to tell)",
+    "should be used with care at utilization {}",
+    "should not be trusted at utilization {}",
+)
 _REFERENCES = 200  # simulated M/G/1 paths
 _MIDDLE = 0.99
 _SHUFFLES = 50
@@ -29,6 +35,10 @@ _LAGS = 10
 _PARTS = 10  # of the trace, whose rates are compared
 _GOOD, _FAIR = 0.1, 0.3  # relative errors of the mean system time
 _FEW = 100  # queries
+_SHARE = 1 / 3  # of the largest cause, from which another one is named
+_SAME = 1e-9  # mean gaps: no difference between two of them
+_TICK = 1e-6  # s: finer grids of times are not looked for
+_COARSE = 0.1  # mean gaps: a finer grid changes nothing
 
 
 class Arrived(Protocol):
@@ -53,8 +63,12 @@ class Comparison(NamedTuple):
       error: (predicted - replayed) / replayed.
       low, high: between them 99 % of M/G/1 paths as short as the trace have their mean.
       shuffled: mean system time with gaps and services in random order (mean of 50).
-      verdict: "trusted" (the error is at most 10 % or no more than so short a trace tells), "with
-        care" (at most 30 %) or "not trusted".
+      gaps_shuffled, services_shuffled: with one of them in random order, the other as it was.
+      causes: s that the mean system time gains over the M/G/1 paths by the distribution of the
+        gaps, by their order, by the order of the services, and by both orders together.
+      verdict: "trusted" (the error is at most 10 %, or not certain), "with care" (at most 30 %),
+        "not trusted", or "too short to tell" (an error of more than 30 % would not be certain
+        either).
     """
 
     utilization: float
@@ -64,6 +78,9 @@ class Comparison(NamedTuple):
     low: float
     high: float
     shuffled: float
+    gaps_shuffled: float
+    services_shuffled: float
+    causes: dict[str, float]
     verdict: str
 
 
@@ -72,6 +89,8 @@ class Trust(NamedTuple):
 
     Attributes:
       num_queries: N.
+      grid: s, the step of the times where they are rounded so coarsely that many coincide; they
+        are then spread at random over their steps before all else. None: they are not.
       arrival_rate: 1 / s.
       arrival_cv: coefficient of variation of the gaps; 1 is Poisson.
       autocorrelation: [10] of the gaps, at lags 1 to 10; 0 is Poisson.
@@ -80,11 +99,13 @@ class Trust(NamedTuple):
       load_range: the same for arrival rate times mean service, over that of the whole trace.
       service_cv: coefficient of variation of the services.
       comparisons: one a utilization.
-      verdict: the worst of theirs.
+      verdict: the worst of theirs; "too short to tell" unless the trace tells at most of the
+        utilizations, or already tells that one is to be used with care.
       sentence: what they say, in plain words.
     """
 
     num_queries: int
+    grid: float | None
     arrival_rate: float
     arrival_cv: float
     autocorrelation: list[float]
@@ -128,15 +149,26 @@ def trust(
     arrival = np.asarray(trace.arrival, dtype=np.float64)
     service = base_time + time_per_token * np.asarray(trace.output, dtype=np.float64)
     _check(arrival, service, utilizations)
+    streams = np.random.SeedSequence(seed).spawn(2)
+    grid = _grid(arrival)
+    if grid is not None:
+        spread = grid * np.random.default_rng(streams[0]).random(arrival.size)
+        arrival = np.sort(arrival + spread)
     gaps = np.diff(arrival)
     rate = gaps.size / gaps.sum()
-    rng = np.random.default_rng(seed)
-    comparisons = [_compare(gaps, service, rate, load, rng) for load in utilizations]
+    # Every utilization sees the same draws: its answer does not depend on the others asked for.
+    comparisons = [
+        _compare(gaps, service, rate, load, np.random.default_rng(streams[1]))
+        for load in utilizations
+    ]
     cv = float(np.std(gaps) * rate)
     verdict, sentence = _judge(comparisons, cv)
+    if grid is not None:
+        sentence += f" Arrivals lie on a grid of {grid:g} s: they were spread at random within it."
     rates, loads = _drift(gaps, service)
     return Trust(
         num_queries=arrival.size,
+        grid=grid,
         arrival_rate=float(rate),
         arrival_cv=cv,
         autocorrelation=_autocorrelation(gaps),
@@ -162,9 +194,23 @@ def _check(arrival: Floats, service: Floats, utilizations: Sequence[float]) -> N
             raise ValueError(f"utilization = {load:g} must be between 0 and 1: try 0.7")
 
 
+def _grid(arrival: Floats) -> float | None:
+    """The step of coarsely rounded times, as many of which coincide as of a Poisson process."""
+    span, gaps = arrival[-1] - arrival[0], np.diff(arrival)
+    if not span / _TICK < 2.0**53:
+        return None
+    step = float(np.gcd.reduce(np.rint((arrival - arrival[0]) / _TICK).astype(np.int64))) * _TICK
+    mean = step * gaps.size / span  # queries a step
+    if mean < _COARSE:
+        return None
+    wanted = 1 + np.expm1(-mean) / mean  # of them coincide with the one before
+    return step if np.mean(gaps == 0) >= wanted / 2 else None
+
+
 def _autocorrelation(gaps: Floats) -> list[float]:
     centred = gaps - gaps.mean()
-    power = max(np.sum(np.square(centred)), np.finfo(float).tiny)
+    least = gaps.size * (_SAME * gaps.mean()) ** 2  # what rounding leaves of equal gaps
+    power = max(np.sum(np.square(centred)), least)
     lags = range(1, _LAGS + 1)
     return [float(np.sum(centred[lag:] * centred[:-lag]) / power) for lag in lags]
 
@@ -198,51 +244,87 @@ def _compare(
         mean_system_time_of(rng.exponential(1 / rate, gaps.size), rng.choice(service, service.size))
         for _ in range(_REFERENCES)
     ]
-    low, high = np.quantile(reference, [(1 - _MIDDLE) / 2, (1 + _MIDDLE) / 2])
-    shuffled = [
-        mean_system_time_of(rng.permutation(gaps), rng.permutation(service))
-        for _ in range(_SHUFFLES)
-    ]
+    low, high = map(float, np.quantile(reference, [(1 - _MIDDLE) / 2, (1 + _MIDDLE) / 2]))
+    shuffles = [(rng.permutation(gaps), rng.permutation(service)) for _ in range(_SHUFFLES)]
+    both, by_gaps, by_services = (
+        float(np.mean([mean_system_time_of(*path) for path in paths]))
+        for paths in (
+            shuffles,
+            [(other, service) for other, _ in shuffles],
+            [(gaps, other) for _, other in shuffles],
+        )
+    )
     return Comparison(
         utilization=load,
         predicted=predicted,
         replayed=replayed,
         error=error,
-        low=float(low),
-        high=float(high),
-        shuffled=float(np.mean(shuffled)),
-        verdict=_verdict(error, not low <= replayed <= high),
+        low=low,
+        high=high,
+        shuffled=both,
+        gaps_shuffled=by_gaps,
+        services_shuffled=by_services,
+        causes={
+            "gaps": both - float(np.mean(reference)),
+            "order of gaps": by_services - both,
+            "order of services": by_gaps - both,
+            "both orders": replayed - by_services - by_gaps + both,
+        },
+        verdict=_verdict(predicted, replayed, low, high),
     )
 
 
-def _verdict(error: float, certain: bool) -> str:
-    """What a relative error means; an uncertain one could be the shortness of the trace."""
-    if abs(error) <= _GOOD or not certain:
+def _verdict(predicted: float, replayed: float, low: float, high: float) -> str:
+    """What the error means; one within the band could be the shortness of the trace."""
+    if low <= replayed <= high:
+        told = abs(predicted - low) <= _FAIR * low and abs(predicted - high) <= _FAIR * high
+        return VERDICTS[0] if told else TOO_SHORT
+    error = abs(predicted - replayed) / replayed
+    if error <= _GOOD:
         return VERDICTS[0]
-    return VERDICTS[1] if abs(error) <= _FAIR else VERDICTS[2]
+    return VERDICTS[2] if error <= _FAIR else VERDICTS[3]
 
 
 def _judge(comparisons: list[Comparison], cv: float) -> tuple[str, str]:
-    """The worst verdict, and all of them in a sentence with the reason of the worst."""
-    worst = max(comparisons, key=lambda one: (VERDICTS.index(one.verdict), abs(one.error)))
+    """The verdict, and all of them in a sentence with the reason of the worst."""
+    told = [one for one in comparisons if one.verdict != TOO_SHORT]
+    worst = max(told or comparisons, key=lambda one: (VERDICTS.index(one.verdict), abs(one.error)))
+    verdict = worst.verdict
+    if verdict == VERDICTS[0] and 2 * len(told) <= len(comparisons):
+        verdict = TOO_SHORT
     places = {
-        verdict: ", ".join(f"{one.utilization:g}" for one in comparisons if one.verdict == verdict)
-        for verdict in VERDICTS
+        kind: ", ".join(f"{one.utilization:g}" for one in comparisons if one.verdict == kind)
+        for kind in VERDICTS
     }
     said = "; ".join(
-        f"{meaning} at utilization {places[verdict]}"
-        for verdict, meaning in zip(VERDICTS, _MEANINGS, strict=True)
-        if places[verdict]
+        text.format(places[kind])
+        for kind, text in zip(VERDICTS, _SAID, strict=True)
+        if places[kind]
     )
     fact = (
         f"At {worst.utilization:g} queries take {worst.replayed / worst.predicted:.2f} times the "
         "M/G/1 mean"
     )
-    if worst.verdict == VERDICTS[0]:
-        return worst.verdict, f"The allocation {said}. {fact}."
-    by_order = (worst.replayed - worst.shuffled) / (worst.replayed - worst.predicted)
-    if by_order > 0.5:
-        cause = "they come in clusters or at a drifting rate"
-    else:
-        cause = f"the gaps between them have a coefficient of variation of {cv:.2g} instead of 1"
-    return worst.verdict, f"The allocation {said}. {fact}: {cause}."
+    if VERDICTS.index(worst.verdict) > VERDICTS.index(TOO_SHORT):
+        fact += f": {_cause(worst, cv)}"
+    return verdict, f"The allocation {said}. {fact}."
+
+
+def _cause(worst: Comparison, cv: float) -> str:
+    """What moves the mean system time the way it is off, the largest first."""
+    sign = np.sign(worst.replayed - worst.predicted)
+    pushed = {name: float(sign * moved) for name, moved in worst.causes.items()}
+    most = max(pushed.values())
+    many, few = ("many", "few") if sign > 0 else ("few", "many")
+    words = {
+        "gaps": "the gaps between them have a coefficient of variation of "
+        f"{round(cv, 3):.2g} instead of 1",
+        "order of gaps": "they come in clusters or at a drifting rate",
+        "order of services": "long ones follow one another, or the lengths drift",
+        "both orders": f"long ones come when {many} arrive",
+    }
+    named = sorted(pushed, key=pushed.__getitem__, reverse=True)
+    said = ", and ".join(words[name] for name in named if pushed[name] >= _SHARE * most)
+    if pushed["both orders"] > -_SHARE * most:
+        return said
+    return f"{said}; less so as long ones come when {few} arrive"

@@ -10,18 +10,25 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxalloc.backend import dispatch, platform_of
-from jaxalloc.calibration.clusters import one_sided_error, outer_products, sum_by_question
+from jaxalloc.calibration.clusters import (
+    one_sided_error,
+    outer_products,
+    sum_by_question,
+    with_scatter,
+)
+from jaxalloc.calibration.lack_of_fit import LackOfFit
 from jaxalloc.calibration.likelihood import (
     Counts,
     Matrix,
     Scalar,
-    Symmetric,
     Vector,
     evaluate,
     log_likelihood,
 )
+from jaxalloc.calibration.matrices import full, invert_free
 from jaxalloc.calibration.maximum import Maximum, held, search, whole_box
-from jaxalloc.calibration.rows import as_floats, check_rows, require
+from jaxalloc.calibration.misfit import curve_lack
+from jaxalloc.calibration.rows import as_floats, as_labels, check_rows, require
 from jaxalloc.calibration.status import FitStatus
 from jaxalloc.calibration.verdict import Rows, curve_of, degenerate, flat_ratio, judge
 
@@ -37,11 +44,14 @@ class AccuracyFit(NamedTuple):
       decay: b, 1 / token.
       floor: D.
       covariance: [3, 3] of (gain, decay, floor), from the observed information; robust to the
-        clusters where questions were given. NaN unless the status is usable.
-      design_effect: [3] robust over plain variance of (gain, ln decay, floor); 1 without questions.
+        clusters where questions were given, and times `lack_of_fit.ratio` where the status is
+        LACK_OF_FIT. NaN unless the status is that or a usable one.
+      design_effect: [3] that covariance of (gain, ln decay, floor) over the plain one; 1 without
+        questions.
       dof: degrees of freedom of the covariance: questions - 1, inf without questions.
       log_likelihood: at the maximum, without the binomial coefficients.
       flat_ratio: twice the log-likelihood over that of a constant, over its design effect.
+      lack_of_fit: whether groups of neighbouring budgets depart from the curve.
       decrement: twice the log-likelihood that a Newton step would still gain.
       steps: int32.
       status: int32, a `FitStatus`.
@@ -55,6 +65,7 @@ class AccuracyFit(NamedTuple):
     dof: Scalar
     log_likelihood: Scalar
     flat_ratio: Scalar
+    lack_of_fit: LackOfFit
     decrement: Scalar
     steps: Int[Array, ""]
     status: Int[Array, ""]
@@ -90,7 +101,8 @@ def fit_accuracy(
     ('CONVERGED', '0.59 0.0022 0.31')
     """
     counts, concrete = as_counts(tokens, correct, trials)
-    rows = None if question is None else Rows(counts, jnp.asarray(question))
+    labels = as_labels(question, counts.tokens.shape)
+    rows = None if labels is None else Rows(counts, labels)
     return fit_counts(gather(counts) if concrete else counts, rows)
 
 
@@ -140,7 +152,7 @@ def _climb_jvp(primals: tuple[Counts], tangents: tuple[Counts]) -> tuple[Maximum
     _, (value, push) = jax.jvp(at, (counts,), (moved,))
     there = evaluate(counts, top.point, one)
     free = jnp.where(held(top.point, jnp.stack(there.gradient), whole_box(counts)), 0, 1)
-    point = _invert_free(_full(there.observed), free) @ push
+    point = invert_free(full(there.observed), free) @ push
     none: Any = np.zeros(top.steps.shape, jax.dtypes.float0)  # an integer has no tangent
     return top, Maximum(point, value, jnp.zeros_like(top.decrement), none)
 
@@ -160,25 +172,28 @@ def fit_counts(levels: Counts, rows: Rows | None = None) -> AccuracyFit:
     lack = degenerate(levels)
     top = _at_least_constant(scaled, climb(_stand_in(scaled, lack != FitStatus.CONVERGED)))
     gain, decay, floor = unscaled(top.point, scale)
-    plain, robust, dof = _covariances(scaled, top, rows)
+    plain, robust, dof, seen = _covariances(scaled, top, rows)
     ratio = flat_ratio(scaled, top, rows)
-    status = jnp.where(lack != FitStatus.CONVERGED, lack, judge(scaled, top, plain, robust, ratio))
-    # The covariance of the scores of G questions has rank G - 1: of fewer than three parameters
-    # it would say that some of them are known exactly.
-    few = (status <= FitStatus.AT_BOUND) & (dof < _PARAMETERS)
-    status = jnp.where(few, FitStatus.FEW_QUESTIONS, status).astype(jnp.int32)
-    found = jnp.where(lack == FitStatus.CONVERGED, 1, jnp.nan)
-    usable = jnp.where(status <= FitStatus.AT_BOUND, 1, jnp.nan)
+    lack_of_fit, later = curve_lack(scaled, top, rows)
+    status = judge(scaled, top, plain, robust, ratio, lack_of_fit, later)
+    status = jnp.where(lack == FitStatus.CONVERGED, status, lack)
+    usable = (status <= FitStatus.AT_BOUND) | (status == FitStatus.LACK_OF_FIT)
+    status = jnp.where(usable & ~seen, FitStatus.FEW_QUESTIONS, status).astype(jnp.int32)
+    missed = status == FitStatus.LACK_OF_FIT
+    robust = robust * jnp.where(missed, jnp.maximum(lack_of_fit.ratio, 1), 1)
+    found = jnp.where(lack == FitStatus.CONVERGED, 1, jnp.nan).astype(gain.dtype)
+    known = jnp.where(usable & seen, 1, jnp.nan).astype(gain.dtype)
     units = jnp.stack([jnp.ones_like(decay), decay, jnp.ones_like(decay)])
     return AccuracyFit(
         gain=gain * found,
         decay=decay * found,
         floor=floor * found,
-        covariance=robust * units[:, None] * units[None, :] * usable,
-        design_effect=jnp.diagonal(robust) / jnp.diagonal(plain) * usable,
+        covariance=robust * units[:, None] * units[None, :] * known,
+        design_effect=jnp.diagonal(robust) / jnp.diagonal(plain) * known,
         dof=dof,
         log_likelihood=top.value * found,
         flat_ratio=ratio * found,
+        lack_of_fit=jax.tree.map(lambda number: number * found, lack_of_fit),
         decrement=top.decrement * found,
         steps=top.steps,
         status=status,
@@ -211,21 +226,24 @@ def _stand_in(counts: Counts, replace: Bool[Array, ""]) -> Counts:
     return jax.tree.map(lambda own, other: jnp.where(replace, other, own), counts, safe)
 
 
-def _covariances(counts: Counts, top: Maximum, rows: Rows | None) -> tuple[Matrix, Matrix, Scalar]:
-    """Plain and robust covariance of (gain, ln b, floor), and the degrees of freedom.
+def _covariances(
+    counts: Counts, top: Maximum, rows: Rows | None
+) -> tuple[Matrix, Matrix, Scalar, Bool[Array, ""]]:
+    """Plain and robust covariance of (gain, ln b, floor), their dof, and whether scatter is seen.
 
     On the free coordinates the plain one is the inverse of the observed information, C, the robust
     one C M C with M the sum over questions of the outer products of their scores, times G / (G - 1)
     (the sandwich of clusters: Liang & Zeger, 1986, Biometrika 73). A coordinate at a bound has a
-    one-sided standard error, and the free ones follow it along -C H (derived here).
+    one-sided standard error, and the free ones follow it along -C H (derived here). Of fewer
+    different questions than parameters M would say that some of them are known exactly.
     """
     one = jnp.ones_like(top.value)
     at = evaluate(counts, top.point, one)
     gradient = jnp.stack(at.gradient)
     fixed = held(top.point, gradient, whole_box(counts))
-    information = _full(at.observed)
-    free = jnp.where(fixed, 0, 1)
-    inverse = _invert_free(information, free)
+    information = full(at.observed)
+    free = (~fixed).astype(information.dtype)
+    inverse = invert_free(information, free)
     follow = jnp.eye(3, dtype=inverse.dtype) - inverse @ information
     curvature = jnp.diagonal(information @ follow)
     error = jnp.where(fixed, one_sided_error(jnp.abs(gradient), curvature), 0)
@@ -234,30 +252,12 @@ def _covariances(counts: Counts, top: Maximum, rows: Rows | None) -> tuple[Matri
     robust = inverse if meat is None else inverse @ meat @ inverse
     # (D, U, ln b) -> (A, ln b, D)
     turn = jnp.asarray(np.array([[-1.0, 1, 0], [0, 0, 1], [1, 0, 0]]), inverse.dtype)
-    plain, robust = (turn @ (matrix + of_held) @ turn.T for matrix in (inverse, robust))
-    return plain, robust, dof
-
-
-def _full(entries: Symmetric) -> Matrix:
-    a, b, c, d, e, f = entries
-    return jnp.stack([jnp.stack([a, d, e]), jnp.stack([d, b, f]), jnp.stack([e, f, c])])
-
-
-def _invert_free(matrix: Matrix, free: Any) -> Matrix:
-    """The inverse on the coordinates where `free` is 1; 0 elsewhere."""
-    both = free[:, None] * free[None, :]
-    return _invert(matrix * both + jnp.diag(1 - free)) * both
-
-
-def _invert(matrix: Matrix) -> Matrix:
-    """By cofactors, in units of the diagonal; NaN where the matrix is not positive definite."""
-    root = jnp.sqrt(jnp.diagonal(matrix))
-    scale = root[:, None] * root[None, :]
-    m = matrix / scale
-    rows = [jnp.cross(m[(i + 1) % 3], m[(i + 2) % 3]) for i in range(3)]
-    determinant = jnp.sum(m[0] * rows[0])
-    definite = (determinant > 0) & (m[0, 0] * m[1, 1] > m[0, 1] * m[1, 0])
-    return jnp.stack(rows) / jnp.where(definite, determinant, jnp.nan) / scale
+    plain, robust, of_held = (turn @ m @ turn.T for m in (inverse, robust, of_held))
+    seen = jnp.array(True)
+    if meat is not None:
+        robust, seen = with_scatter(robust, plain)
+        seen &= dof >= _PARAMETERS
+    return plain + of_held, robust + of_held, dof, seen
 
 
 def _meat(top: Maximum, rows: Rows | None) -> tuple[Matrix | None, Scalar]:

@@ -19,6 +19,7 @@ from jaxalloc.backend import in_chunks
 from jaxalloc.calibration.accuracy import as_counts, climb, gather, scale_of, unscaled
 from jaxalloc.calibration.intervals import Intervals
 from jaxalloc.calibration.likelihood import Counts, probability
+from jaxalloc.calibration.rows import as_labels, check_level
 
 PerReplicate = Float[Array, "*B R"]
 
@@ -77,7 +78,8 @@ def bootstrap_accuracy(
     if not concrete:
         raise ValueError("bootstrap_accuracy counts its rows on the host: use bootstrap_counts")
     levels, place = _levels(counts)
-    table = None if question is None else _table(counts, place, np.asarray(question), levels)
+    labels = as_labels(question, counts.tokens.shape)
+    table = None if labels is None else _table(counts, place, np.asarray(labels), levels)
     return bootstrap_counts(key, levels, table, replicates)
 
 
@@ -92,6 +94,8 @@ def bootstrap_counts(
       table: the same by question; None: every answer is independent.
       replicates: R, for each task.
     """
+    if replicates < 1:
+        raise ValueError(f"replicates = {replicates} must be at least 1: try 200")
     shape = levels.tokens.shape[:-1]
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), (levels, table))
     keys = jax.random.key_data(jax.random.split(key, flat[0].tokens.shape[0]))
@@ -109,7 +113,8 @@ def bootstrap_intervals(curves: Replicates, level: float = 0.95) -> Intervals:
     >>> print(f"{low:.2f} to {high:.2f}")
     0.05 to 0.95
     """
-    tails = jnp.asarray([(1 - level) / 2, (1 + level) / 2])
+    check_level(level)
+    tails = jnp.asarray([(1 - level) / 2, (1 + level) / 2], curves.gain.dtype)
     ends = [jnp.moveaxis(jnp.quantile(values, tails, axis=-1), 0, -1) for values in curves]
     return Intervals(*ends)
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxalloc.calibration.likelihood import Matrix, Scalar
 from jaxalloc.calibration.rows import Labels, PerRow
 
+_LEAST_EFFECT = 1e-6  # a design effect that is no scatter of questions
 ONE_SIDED = 1.96  # standard errors to the end of a one-sided interval of a parameter at its bound
 
 
@@ -29,6 +30,21 @@ def sum_by_question(
 def outer_products(sums: Float[Array, "N M"], number: Scalar) -> Matrix:
     """The covariance of a sum over `number` questions, Σ s sᵀ G / (G - 1)."""
     return sums.T @ sums * number / jnp.maximum(number - 1, 1)
+
+
+def with_scatter(robust: Matrix, plain: Matrix) -> tuple[Matrix, Bool[Array, ""]]:
+    """A covariance by questions, and whether questions differ at all.
+
+    Questions that are alike in a parameter have no scatter there, and would say that it is known
+    exactly: its variance is then that by answers.
+
+    Args:
+      robust: [M, M] covariance by questions.
+      plain: [M, M] covariance by answers; 0 where a parameter is not free.
+    """
+    own = jnp.diagonal(plain)
+    alike = (own > 0) & ~(jnp.diagonal(robust) > _LEAST_EFFECT * own)
+    return robust + jnp.diag(jnp.where(alike, own, 0)), jnp.any((own > 0) & ~alike)
 
 
 def one_sided_error(push: Any, curvature: Any) -> Any:

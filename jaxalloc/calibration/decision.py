@@ -24,6 +24,7 @@ from jaxalloc.allocation.objective import mean_accuracy, objective
 from jaxalloc.allocation.optimum import Allocation, Status
 from jaxalloc.allocation.sensitivity import Outputs, sensitivity
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
+from jaxalloc.calibration.rows import check_level
 
 _CURVE = ("gain", "decay", "floor")
 _SERVICE = ("base_time", "time_per_token")
@@ -126,6 +127,9 @@ def solve_uncertain(
     >>> print(f"{decision.values.tokens[0]:.0f} ± {decision.standard_error.tokens[0]:.0f} tokens")
     2034 ± 89 tokens
     """
+    check_level(level)
+    if samples < 1:
+        raise ValueError(f"samples = {samples} must be at least 1: try 1000")
     return _solve_uncertain(key, workload, covariances, jnp.asarray(level, workload.dtype), samples)
 
 

@@ -26,6 +26,7 @@ from jaxalloc.calibration.accuracy import (
 from jaxalloc.calibration.likelihood import Counts, Scalar, Vector
 from jaxalloc.calibration.maximum import Box, maximize, whole_box
 from jaxalloc.calibration.quantiles import student_quantile
+from jaxalloc.calibration.rows import check_level
 from jaxalloc.calibration.status import FitStatus
 
 Ends = Float[Array, "2"]
@@ -36,7 +37,7 @@ _MOST_GROWTH = 3.0  # of the distance to the maximum, in one round
 
 
 class Intervals(NamedTuple):
-    """Intervals of an accuracy curve, lower and upper end; NaN unless the fit is usable.
+    """Intervals of an accuracy curve, lower and upper end; NaN where the fit has no covariance.
 
     Attributes:
       gain: [2] of A.
@@ -91,6 +92,7 @@ def accuracy_intervals(
     >>> print(f"{low:.2f} to {high:.2f}")
     0.22 to 0.40
     """
+    check_level(level)
     counts, concrete = as_counts(tokens, correct, trials)
     return count_intervals(fit, gather(counts) if concrete else counts, level)
 
@@ -100,7 +102,7 @@ def count_intervals(fit: AccuracyFit, counts: Counts, level: Any = 0.95) -> Inte
     """`accuracy_intervals` of counts [L] at each budget."""
     scale = scale_of(counts)
     scaled = counts._replace(tokens=counts.tokens / scale)
-    usable = fit.status <= FitStatus.AT_BOUND
+    usable = (fit.status <= FitStatus.AT_BOUND) | (fit.status == FitStatus.LACK_OF_FIT)
     decay = fit.decay * scale
     top = jnp.stack([fit.gain, jnp.log(decay), fit.floor])
     roots = student_quantile((1 + level) / 2, fit.dof) * jnp.sqrt(fit.design_effect)

@@ -109,7 +109,8 @@ def _smallest(counts: Counts) -> Scalar:
 def search(counts: Counts) -> Maximum:
     """The highest of the maxima that are reached from the best start in each window of rates."""
     box = whole_box(counts)
-    points, values = jax.lax.map(lambda window: _best_start(counts, window), jnp.arange(_WINDOWS))
+    windows = jnp.arange(_WINDOWS, dtype=jnp.int32)
+    points, values = jax.lax.map(lambda window: _best_start(counts, window), windows)
     promising = values >= jnp.max(values) - _PROMISING
 
     def climb(window: Int[Array, ""], best: Maximum) -> Maximum:
@@ -138,7 +139,8 @@ def _best_start(counts: Counts, window: Int[Array, ""]) -> tuple[Vector, Scalar]
     def consider(index: Int[Array, ""], best: tuple[Vector, Scalar]) -> tuple[Vector, Scalar]:
         at_one = index % 2 == 1
         place = window * _STARTS_EACH + index // 2
-        rate = low + (high - low) * place / (_WINDOWS * _STARTS_EACH - 1)
+        along = place.astype(low.dtype) / (_WINDOWS * _STARTS_EACH - 1)
+        rate = low + (high - low) * along
         rest = jnp.exp(-jnp.exp(rate) * counts.tokens)
         middle = jnp.sum(weight * rest) / total
         spread = jnp.sum(weight * jnp.square(rest - middle))

@@ -7,16 +7,21 @@ from typing import Any
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
+from jaxalloc.calibration.rows import as_floats
+
 
 def student_quantile(probability: Any, dof: Any) -> Any:
-    """The quantile of Student's t; dof may be inf.
+    """The quantile of Student's t; dof, at least 1, may be inf.
 
     The expansion of Cornish and Fisher in 1 / dof (Abramowitz & Stegun 26.7.5): at the 97.5 %
-    quantile the error is below 0.3 % from 4 degrees of freedom on.
+    quantile the error is below 0.8 % from 2 degrees of freedom on. Up to 2 that between the closed
+    forms for 1 and 2, even in 1 / dof: exact there, at most 3 % too large in between.
 
     >>> print(f"{student_quantile(0.975, 29.0):.3f}")
     2.045
     """
+    (dof,) = as_floats(dof)
+    probability = jnp.asarray(probability, dof.dtype)
     z = ndtri(probability)
     square = z * z
     terms = (
@@ -25,8 +30,12 @@ def student_quantile(probability: Any, dof: Any) -> Any:
         (3 * square**3 + 19 * square**2 + 17 * square - 15) / 384,
         (79 * square**4 + 776 * square**3 + 1482 * square**2 - 1920 * square - 945) / 92160,
     )
-    inverse = 1 / jnp.asarray(dof)
+    inverse = 1 / dof
     factor = jnp.ones_like(z * inverse)
     for power, term in enumerate(terms, start=1):
         factor = factor + term * inverse**power
-    return z * factor
+    centred = 2 * probability - 1
+    one = jnp.tan(jnp.pi / 2 * centred)
+    two = centred * jnp.sqrt(2 / ((1 - centred) * (1 + centred)))
+    few = two * (one / two) ** (2 * inverse - 1)
+    return jnp.where(inverse < 1 / 2, z * factor, few)

@@ -24,10 +24,14 @@ class FitStatus(enum.IntEnum):
     ALL_WRONG = 8
     NEGATIVE_SLOPE = 9  # the service time falls as tokens grow
     INVALID = 10  # a number is not finite or outside its domain
-    FEW_QUESTIONS = 11  # no more questions than parameters: their scatter is not seen
+    FEW_QUESTIONS = 11  # no more different questions than parameters: their scatter is not seen
+    LACK_OF_FIT = 12  # what was measured departs from the law by more than chance
+    NO_SCATTER = 13  # most times lie on a line exactly, some far from it: Huber's loss has no scale
 
 
 USABLE = (FitStatus.CONVERGED, FitStatus.WEAK, FitStatus.AT_BOUND)
+# More tokens do not raise accuracy: the smallest budget is best.
+CONSTANT = (FitStatus.FLAT, FitStatus.ALL_CORRECT)
 
 MEANING = {
     FitStatus.CONVERGED: "determined by the data",
@@ -43,4 +47,8 @@ MEANING = {
     FitStatus.INVALID: "a number is not finite or outside its domain: correct it",
     FitStatus.FEW_QUESTIONS: "too few questions to tell how they differ: measure more, or leave "
     "the column of questions out",
+    FitStatus.LACK_OF_FIT: "what was measured departs from the law beyond chance: look at "
+    "--plot for a hard limit, failed calls or an S-shaped or falling curve",
+    FitStatus.NO_SCATTER: "most times lie exactly on a line, others far from it: drop rows that "
+    "measure nothing (failed calls), or fit without --robust",
 }

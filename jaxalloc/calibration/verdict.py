@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from jaxalloc.calibration.clusters import outer_products, sum_by_question
+from jaxalloc.calibration.lack_of_fit import LackOfFit, count_levels, significant
 from jaxalloc.calibration.likelihood import (
     Counts,
     Matrix,
@@ -56,10 +57,7 @@ def curve_of(counts: Counts, top: Maximum) -> PerLevel:
 
 def degenerate(counts: Counts) -> Int[Array, ""]:
     """The status of data without a maximum; CONVERGED stands for "go on"."""
-    measured = counts.trials > 0
-    in_order = jnp.sort(jnp.where(measured, counts.tokens, jnp.inf))
-    new = jnp.isfinite(in_order[1:]) & (in_order[1:] > in_order[:-1])
-    levels = jnp.sum(new) + jnp.any(measured)
+    levels = count_levels(counts.tokens, counts.trials)
     hits, total = jnp.sum(counts.correct), jnp.sum(counts.trials)
     status = jnp.where(levels < 3, FitStatus.FEW_LEVELS, FitStatus.CONVERGED)
     status = jnp.where((hits == 0) & (total > 0), FitStatus.ALL_WRONG, status)
@@ -70,9 +68,25 @@ def degenerate(counts: Counts) -> Int[Array, ""]:
 
 
 def judge(
-    counts: Counts, top: Maximum, plain: Matrix, robust: Matrix, ratio: Scalar
+    counts: Counts,
+    top: Maximum,
+    plain: Matrix,
+    robust: Matrix,
+    ratio: Scalar,
+    lack_of_fit: LackOfFit,
+    later: Bool[Array, ""],
 ) -> Int[Array, ""]:
-    """The status of a maximum, given the covariances of (gain, ln b, floor)."""
+    """The status of a maximum.
+
+    Args:
+      counts: the data.
+      top: the maximum.
+      plain, robust: covariances of (gain, ln b, floor).
+      ratio: of the likelihoods of the curve and of a constant.
+      lack_of_fit: of the curve.
+      later: whether a later group is clearly better than the first: what is FLAT is at its best at
+        its smallest budget, so that this is no constant but another law.
+    """
     box = whole_box(counts)
     # Of two estimates the larger: choosing fits by a small one chooses those that are too small.
     error = jnp.sqrt(jnp.maximum(plain[1, 1], robust[1, 1]))
@@ -86,7 +100,13 @@ def judge(
     effect = jnp.maximum(robust[1, 1] / plain[1, 1], 1)
     seen = 2 * (top.value - _of_step(counts)) >= _STEP_RATIO * effect
     status = jnp.where(seen & (error <= UNKNOWN_RATE_ERROR), status, FitStatus.DECAY_UNKNOWN)
-    return jnp.where(ratio >= _FLAT_RATIO, status, FitStatus.FLAT).astype(jnp.int32)
+    flat = ~(ratio >= _FLAT_RATIO)
+    status = jnp.where(flat, FitStatus.FLAT, status)
+    missed = significant(lack_of_fit) & jnp.where(flat, later, converged)
+    status = jnp.where(missed, FitStatus.LACK_OF_FIT, status)
+    finite = jnp.all(jnp.isfinite(robust)) & jnp.all(jnp.isfinite(plain))
+    nothing = ~finite & (status <= FitStatus.AT_BOUND)
+    return jnp.where(nothing, FitStatus.MAX_STEPS, status).astype(jnp.int32)
 
 
 def _of_step(counts: Counts) -> Scalar:

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import PICTURES, AsJson, PicturePath, check_seed, check_target
+from jaxalloc.cli.flags import (
+    PICTURES,
+    AsJson,
+    PicturePath,
+    TimeUnit,
+    check_seed,
+    check_target,
+    seconds_per_unit,
+)
 from jaxalloc.workloads.fields import FIELDS, domain_error
 
 if TYPE_CHECKING:
-    from jaxalloc.measurements.fits import TaskFit
     from jaxalloc.measurements.runs import Arrivals
 
 Answer = TypeVar("Answer")
@@ -58,8 +65,23 @@ def fit(
             help="Columns of LOG not called time, task.",
         ),
     ] = None,
+    time_unit: TimeUnit = None,
+    concurrency: Annotated[
+        float | None,
+        typer.Option(
+            "--concurrency",
+            metavar="N",
+            help="Queries in service at once while RUNS were measured: divides their times.",
+            show_default=False,
+        ),
+    ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Leave out tasks that the data do not determine.")
+        bool,
+        typer.Option(
+            "--partial",
+            help="Write what there is: tasks without a rise at their smallest budget, those with "
+            "LACK_OF_FIT as they are, and leave out what the data do not determine.",
+        ),
     ] = False,
     robust: Annotated[
         bool, typer.Option("--robust", help="Service times by Huber's loss, not squares.")
@@ -90,11 +112,14 @@ def fit(
         ),
     ] = ACCURACY_WEIGHT,
     min_tokens: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--min-tokens", metavar="X", help="Smallest token budget.", rich_help_panel=_PANEL
+            "--min-tokens",
+            metavar="X",
+            help="Smallest token budget; by default 0.",
+            rich_help_panel=_PANEL,
         ),
-    ] = 0.0,
+    ] = None,
     max_tokens: Annotated[
         float | None,
         typer.Option(
@@ -112,8 +137,8 @@ def fit(
     """Fit accuracy curves and service times to measured runs, and write them as a workload.
 
     Without a log of arrivals the mix is equal and the arrival rate 0.1 / s. Standard errors and
-    covariances are kept in the file. Exit code 1 and no file if the data do not determine a task,
-    unless --partial leaves it out.
+    covariances are kept in the file. Exit code 1 and no file if the data do not determine a task or
+    its law misses them, unless --partial, and if the workload has no optimum.
     """
     settings = {
         "arrival_rate": arrival_rate,
@@ -122,43 +147,51 @@ def fit(
         "max_tokens": max_tokens,
     }
     _check(settings, arrivals, mix, bootstrap, seed)
+    if concurrency is not None and not 1 <= concurrency < float("inf"):
+        raise BadInput(f"--concurrency = {concurrency:g} must be at least 1: give a number")
     check_target(out, (".toml",), "--out")
     check_target(plot, PICTURES, "--plot")
     shares = _shares(mix)
+    from jaxalloc.cli import fit_checks
     from jaxalloc.measurements.runs import read_arrivals, read_runs
 
-    table = _or_bad_input(lambda: read_runs(runs, _pairs(columns, "--columns")))
+    unit = seconds_per_unit(time_unit)
+    table = _or_bad_input(lambda: read_runs(runs, _pairs(columns, "--columns"), unit))
     log = None
     if arrivals is not None:
         named = _pairs(arrival_columns, "--arrival-columns")
-        log = _or_bad_input(lambda: read_arrivals(arrivals, named))
+        log = _or_bad_input(lambda: read_arrivals(arrivals, named, unit))
         _check_log(arrivals, log, table.tasks)
-    for task in shares:
-        if task not in table.tasks:
-            raise BadInput(f"--mix: {runs} has no task {task!r}: give {', '.join(table.tasks)}")
+    said = fit_checks.check_mix(runs, table.tasks, shares)
+    table, notes = fit_checks.one_at_a_time(runs, table, log, shares, arrival_rate, concurrency)
+    said += notes
 
     from jaxalloc.cli.fit_report import describe, print_report
-    from jaxalloc.cli.output import print_json
+    from jaxalloc.cli.output import complain, print_json
     from jaxalloc.cli.precision import float64
     from jaxalloc.measurements.fits import fit_runs
 
     with float64():
         tasks = fit_runs(table, robust=robust, replicates=bootstrap, seed=seed)
-        kept = [task for task in tasks if task.usable]
-        written = bool(kept) and (len(kept) == len(tasks) or partial)
+        kept = [task for task in tasks if task.usable or (partial and task.writable)]
+        complete = bool(kept) and (len(kept) == len(tasks) or partial)
         document = describe(str(runs), len(table.tokens), tasks)
-        if written:
-            from jaxalloc.cli.fit_workload import build, decision
+        document["solved"] = False
+        if complete:
+            from jaxalloc.cli.fit_workload import build, decision, extrapolations
 
             file, found = _or_bad_input(
                 lambda: build(kept, log, shares, settings, name or runs.stem, str(runs))
             )
             document |= {"arrivals": found, "decision": decision(file, seed)}
-            if out is not None:
-                from jaxalloc.workloads.files import save
+            document["solved"] = fit_checks.is_solved(document["decision"])
+            beyond = extrapolations(document["decision"], kept, settings)
+            said += beyond if document["solved"] else []
+        if document["solved"] and out is not None:
+            from jaxalloc.workloads.files import save
 
-                save(file, out)
-                document["out"] = str(out)
+            save(file, out)
+            document["out"] = str(out)
         if plot is not None:
             from jaxalloc.cli.plots.fits import fits_figure
             from jaxalloc.cli.plots.style import save as save_figure
@@ -169,8 +202,9 @@ def fit(
         print_json(document)
     else:
         print_report(document)
-    _warn(tasks, document)
-    if not written:
+    for line in fit_checks.complaints(tasks, kept, document) + said:
+        complain(line)
+    if not document["solved"]:
         raise typer.Exit(FAILED)
 
 
@@ -183,7 +217,7 @@ def _check(
         if problem:
             raise BadInput(f"--{field.replace('_', '-')}: {problem}")
     most, least = settings["max_tokens"], settings["min_tokens"]
-    if most is not None and least > most:
+    if most is not None and least is not None and least > most:
         raise BadInput(f"--min-tokens = {least:g} must not exceed --max-tokens = {most:g}")
     for flag, value in (("--mix", mix), ("--arrival-rate", settings["arrival_rate"])):
         if arrivals is not None and value is not None:
@@ -241,28 +275,3 @@ def _shares(words: str | None) -> dict[str, float]:
     if shares and sum(shares.values()) <= 0:
         raise BadInput(f"--mix = {words} sums to 0: give a task a share above 0")
     return shares
-
-
-def _warn(tasks: list[TaskFit], document: dict[str, Any]) -> None:
-    """What is wrong, or to be careful with, on stderr."""
-    from jaxalloc.cli.output import complain as say
-
-    for task in tasks:
-        for complaint in task.complaints:
-            say(f"{task.name}: {complaint}")
-    found = document.get("arrivals") or {}
-    if "warning" in found:
-        typer.echo(f"jaxalloc: {found['warning']}", err=True)
-    optimum = document.get("decision")
-    if optimum and optimum["status"] != "CONVERGED":
-        typer.echo(
-            f"jaxalloc: the optimum is {optimum['status']}: see jaxalloc solve on the file",
-            err=True,
-        )
-    if optimum is None:
-        names = ", ".join(task.name for task in tasks if not task.usable)
-        typer.echo(
-            f"jaxalloc: no workload: the data do not determine {names}: "
-            "measure more, or leave them out with --partial",
-            err=True,
-        )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from jaxalloc.calibration.lack_of_fit import LackOfFit
     from jaxalloc.measurements.fits import TaskFit
     from jaxalloc.measurements.goodness import Bins
 
@@ -21,7 +22,9 @@ def describe(path: str, rows: int, tasks: list[TaskFit]) -> dict[str, Any]:
                 "name": task.name,
                 "answers": task.answers,
                 "questions": task.questions,
+                "min_tokens": task.min_tokens,
                 "max_tokens": task.max_tokens,
+                "mean_seconds": task.mean_seconds,
                 "usable": task.usable,
                 "accuracy": _accuracy(task),
                 "service": _service(task),
@@ -54,24 +57,18 @@ def _accuracy(task: TaskFit) -> dict[str, Any]:
         "log_likelihood": float(curve.log_likelihood),
         "flat_ratio": float(curve.flat_ratio),
         "steps": int(curve.steps),
-        "goodness": None if task.bins is None else _goodness(task.bins, task.questions is None),
+        "goodness": None if task.bins is None else _goodness(task.bins, curve.lack_of_fit),
     }
 
 
-def _goodness(bins: Bins, independent: bool) -> dict[str, Any]:
-    """The deviance by token bin; its probability only where answers are independent."""
-    from jax.scipy.special import gammaincc
-
-    total, dof = float(bins.deviance.sum()), bins.dof
-    probability = None
-    if independent and dof > 0:
-        probability = float(gammaincc(dof / 2, total / 2))
+def _goodness(bins: Bins, lack: LackOfFit) -> dict[str, Any]:
+    """The deviance by token bin, and its probability if the curve holds, questions considered."""
     names = ("tokens", "trials", "observed", "low", "high", "fitted", "deviance")
     columns = {name: getattr(bins, name).tolist() for name in names}
     return {
-        "deviance": total,
-        "dof": dof,
-        "p_value": probability,
+        "deviance": float(bins.deviance.sum()),
+        "dof": float(lack.dof),
+        "p_value": float(lack.p_value),
         "bins": [
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
         ],
@@ -97,6 +94,7 @@ def _service(task: TaskFit) -> dict[str, Any]:
         "meaning": MEANING[status],
         **fields,
         "covariance": service.covariance.tolist(),
+        "p_value": float(service.lack_of_fit.p_value),
         "service_cv": {
             "value": float(service.service_cv),
             "standard_error": float(service.service_cv_se),
@@ -136,7 +134,7 @@ def print_report(document: dict[str, Any]) -> None:
             _verdict(time["status"]),
         )
     show(accuracy, service)
-    if "decision" in document:
+    if document.get("solved"):
         _print_decision(document)
     for key in ("out", "plot"):
         if key in document:
@@ -181,7 +179,9 @@ def _print_decision(document: dict[str, Any]) -> None:
             f"{task['regret']:.2g}",
         )
     totals = make_totals()
-    rate = f"{traffic['arrival_rate']:.4g} / s ({traffic['source']})"
+    unit = traffic.get("time_unit")
+    read = f" of {'dates' if unit == 'date' else f'times in {unit}'}" if unit else ""
+    rate = f"{traffic['arrival_rate']:.4g} / s ({traffic['source']}{read})"
     if "arrival_rate_interval" in traffic:
         low, high = traffic["arrival_rate_interval"]
         rate += f", {low:.4g} to {high:.4g}; CV of the gaps {traffic['cv']:.2f}"

@@ -33,13 +33,12 @@ def build(
         domain; names the fix.
     """
     traffic = _traffic(tasks, log, shares, settings["arrival_rate"])
-    most = settings["max_tokens"]
     entries = []
     for task, mix, mix_se in zip(tasks, traffic["mix"], traffic["mix_se"], strict=True):
         entries.append(
             _task(task)
-            | {"mix": mix, "min_tokens": settings["min_tokens"]}
-            | {"max_tokens": task.max_tokens if most is None else most}
+            | _budgets(task, settings)
+            | {"mix": mix}
             | ({"mix_se": mix_se} if log is not None and log.task is not None else {})
         )
     weak = [task.name for task in tasks if task.complaints]
@@ -57,22 +56,52 @@ def build(
     return validate(document, f"workload fitted to {source}"), traffic
 
 
+def _budgets(task: TaskFit, settings: dict[str, Any]) -> dict[str, float]:
+    """Its smallest and largest budget, as told, else from 0 to the largest that was measured.
+
+    A task that is constant starts at the smallest that was measured.
+    """
+    least, most = settings["min_tokens"], settings["max_tokens"]
+    most = task.max_tokens if most is None else most
+    if least is None:
+        least = min(task.min_tokens, most) if task.constant else 0.0
+    return {"min_tokens": least, "max_tokens": most}
+
+
 def _task(task: TaskFit) -> dict[str, Any]:
     """The numbers of one task."""
-    curve, service = task.curve, task.service
-    errors = np.sqrt(np.diagonal(curve.covariance)), np.sqrt(np.diagonal(service.covariance))
-    names = ("gain", "decay", "floor"), ("base_time", "time_per_token")
-    numbers = {}
-    for fit, fields, own in zip((curve, service), names, errors, strict=True):
-        for field, error in zip(fields, own, strict=True):
-            numbers[field] = float(getattr(fit, field))
-            numbers[f"{field}_se"] = float(error)
-    return numbers | {
-        "name": task.name,
-        "service_cv": float(service.service_cv),
-        "service_cv_se": float(service.service_cv_se),
-        "covariance": _symmetric(curve.covariance),
-        "service_covariance": _symmetric(service.covariance),
+    service = task.service
+    curve = _constant(task) if task.constant else _law(task.curve, ("gain", "decay", "floor"))
+    return (
+        curve
+        | ({} if task.constant else {"covariance": _symmetric(task.curve.covariance)})
+        | _law(service, ("base_time", "time_per_token"))
+        | {
+            "name": task.name,
+            "service_cv": float(service.service_cv),
+            "service_cv_se": float(service.service_cv_se),
+            "service_covariance": _symmetric(service.covariance),
+        }
+    )
+
+
+def _law(fit: Any, fields: tuple[str, ...]) -> dict[str, float]:
+    """The parameters of one fit, with their standard errors."""
+    errors = np.sqrt(np.diagonal(fit.covariance))
+    values = {field: float(getattr(fit, field)) for field in fields}
+    return values | {
+        f"{field}_se": float(error) for field, error in zip(fields, errors, strict=True)
+    }
+
+
+def _constant(task: TaskFit) -> dict[str, float]:
+    """A curve that does not rise: what was measured at the smallest budget."""
+    share, error = task.first_share
+    return {
+        "gain": 0.0,
+        "decay": 1 / max(task.max_tokens, 1.0),  # any: it has nothing to saturate
+        "floor": share,
+        "floor_se": error,
     }
 
 
@@ -96,7 +125,9 @@ def _traffic(
         own = np.array([shares.get(task.name, 0.0) for task in tasks])
         if own.sum() <= 0:
             raise ValueError("--mix gives no share to a task that could be fitted: add one")
-        found["mix"] = (own / own.sum()).tolist()
+        kept = float(own.sum()) / sum(shares.values())
+        found |= {"mix": (own / own.sum()).tolist(), "left_out": 1 - kept}
+        found["arrival_rate"] *= kept
     return found if log is None else found | _of_log(tasks, log)
 
 
@@ -112,6 +143,7 @@ def _of_log(tasks: list[TaskFit], log: Arrivals) -> dict[str, Any]:
         )
     found: dict[str, Any] = {
         "source": "log",
+        "time_unit": log.time_unit,
         "arrivals": len(log.time),
         "arrival_rate": rate,
         "arrival_rate_se": float(fit.arrival_rate_se),
@@ -133,6 +165,7 @@ def _of_log(tasks: list[TaskFit], log: Arrivals) -> dict[str, Any]:
     left_out = 1 - own.sum() / counts.sum()
     return found | {
         # A task that is left out takes its arrivals with it.
+        "left_out": float(left_out),
         "arrival_rate": rate * (1 - left_out),
         "arrival_rate_se": found["arrival_rate_se"] * (1 - left_out),
         "arrival_rate_interval": [end * (1 - left_out) for end in found["arrival_rate_interval"]],
@@ -140,6 +173,42 @@ def _of_log(tasks: list[TaskFit], log: Arrivals) -> dict[str, Any]:
         "mix_se": np.asarray(shares.mix_se).tolist(),
         "mix_interval": np.asarray(shares.interval).tolist(),
     }
+
+
+def extrapolations(
+    document: dict[str, Any], tasks: list[TaskFit], settings: dict[str, Any]
+) -> list[str]:
+    """What to say of budgets that lie where nothing was measured; noted in the document too.
+
+    Args:
+      document: what `decision` gave.
+      tasks: those of the file, in its order.
+      settings: `min_tokens` and `max_tokens`, None where only the default sets them.
+    """
+    said = []
+    for entry, task in zip(document["tasks"], tasks, strict=True):
+        value, slack = entry["tokens"]["value"], 1e-6 * max(task.max_tokens, 1)
+        where = None
+        if value < task.min_tokens - slack:
+            where = f"below the smallest measured budget, {task.min_tokens:,.0f}: an extrapolation"
+            if settings["min_tokens"] is None and value <= slack:
+                where += ", to a bound that only the default set: measure 0, or set --min-tokens"
+            else:
+                where += ": measure smaller budgets, or raise --min-tokens"
+        elif value > task.max_tokens + slack:
+            where = (
+                f"above the largest measured budget, {task.max_tokens:,.0f}: an extrapolation: "
+                "measure larger budgets, or lower --max-tokens"
+            )
+        elif settings["max_tokens"] is None and task.max_tokens - slack <= value > slack:
+            where = (
+                "the largest that was measured, a bound that only the default set: "
+                "measure larger budgets, or set --max-tokens"
+            )
+        entry["extrapolation"] = where
+        if where is not None:
+            said.append(f"{task.name}: the optimum, {value:,.0f} tokens, is {where}")
+    return said
 
 
 def decision(file: WorkloadFile, seed: int) -> dict[str, Any]:

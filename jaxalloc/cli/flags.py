@@ -55,7 +55,7 @@ TimeUnit = Annotated[
     TimeUnitName | None,
     typer.Option(
         "--time-unit",
-        help="Unit of times that are numbers, where the column's name leaves it open.",
+        help="Unit of times that are numbers, where the column's name does not end in one.",
         show_default=False,
     ),
 ]

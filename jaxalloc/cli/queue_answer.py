@@ -53,7 +53,7 @@ def read_arrivals(words: str, rate: float) -> Arrivals:
     if name == "trace":
         if not rate > 0:
             raise ValueError(f"--arrivals = {words} needs an arrival rate above 0: --arrival-rate")
-        return Replay.at(read_trace(rest).arrival, rate)
+        return Replay.at(read_trace(rest, needed=("arrival",)).arrival, rate)
     raise ValueError(f"--arrivals = {words} must be poisson, cv:X or trace:FILE")
 
 

@@ -124,7 +124,7 @@ def schedule(
             chosen = given.read_policies(policies, aging)
             model = given.read_batch_time(batch_time)
             reading = {
-                "columns": dict(given.read_pairs(columns, "--columns")),
+                "columns": given.read_pairs(columns, "--columns"),
                 "seconds_per_unit": seconds_per_unit(time_unit),
             }
             if not given.is_file(source) and any(reading.values()):
@@ -137,7 +137,7 @@ def schedule(
                 for trace, *streams in zip(*drawn[:3], strict=True)
             ]
             setup = answer.Setup(
-                source, drawn, capacity, times, intervals, model, max_rounds, aging
+                source, drawn, capacity, times, arrivals, intervals, model, max_rounds, aging
             )
             document, schedules = answer.compare(setup, chosen)
             if plot is not None:
@@ -182,6 +182,9 @@ def _print(document: dict[str, Any]) -> None:
         f"predictions {document['intervals']}: {quality['coverage']:.1%} covered, mean width "
         f"{quality['mean_width']:.1f}, rank correlation {quality['rank_correlation']:.2f}",
     ]
+    if document["arrivals"] == "trace":
+        read = {"date": "dates and times"}.get(document["time_unit"], document["time_unit"])
+        lines.append(f"arrivals of the trace, read as {read}")
     long = document["too_long"]
     if long["requests"]:
         lines.append(

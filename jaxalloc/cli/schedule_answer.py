@@ -30,7 +30,7 @@ class Setup(NamedTuple):
       source: the requests of every replication, and the streams it draws from.
       capacity: M.
       arrivals: [B] their arrivals in rounds or seconds.
-      intervals: how predictions are made.
+      arrival_words, intervals: how arrivals and predictions are made.
       batch_time: seconds a round, or None.
       max_rounds: after which to give up, or None.
       aging: of every policy.
@@ -40,6 +40,7 @@ class Setup(NamedTuple):
     source: Source
     capacity: int
     arrivals: list[Any]
+    arrival_words: str
     intervals: str
     batch_time: BatchTime | None
     max_rounds: int | None
@@ -63,6 +64,7 @@ def compare(setup: Setup, chosen: dict[str, Policy]) -> tuple[dict[str, Any], di
         "intervals": setup.intervals,
         "seed": setup.source.seeds[0],
         "unit": "rounds" if setup.batch_time is None else "seconds",
+        "arrivals": setup.arrival_words,
         "time_unit": first.time_unit,
         "mean_prompt": float(np.mean([trace.prompt for trace in traces])),
         "mean_output": float(np.mean([trace.output for trace in traces])),

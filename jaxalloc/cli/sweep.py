@@ -47,6 +47,7 @@ from jaxalloc.cli.sweep_flags import (
     Seed,
     Study,
     TableFile,
+    Verify,
     WithOrder,
     named_axes,
 )
@@ -84,6 +85,7 @@ def sweep(
     tolerance: Tolerance = None,
     out: Out = None,
     resume: Resume = False,
+    verify: Verify = False,
     chunk_size: ChunkSize = None,
     dry_run: DryRun = False,
     plot: PicturePath = None,
@@ -102,8 +104,14 @@ def sweep(
     if out is not None and out.suffix.lower() in (".parquet", *_NO_FOLDERS):
         check_target(out, (".parquet",), "--out")
     check_target(plot, PICTURES, "--plot")
-    if resume and out is None:
-        raise BadInput("--resume: there is nothing to continue: add --out FOLDER")
+    if out is None and (resume or verify):
+        raise BadInput(f"{'--resume' if resume else '--verify'} is of a folder: add --out FOLDER")
+    if verify and not resume and (plot is not None or dry_run):
+        raise BadInput("--verify only reads: drop --plot and --dry-run, or add --resume")
+    if out is None and plot is None and not dry_run:
+        raise BadInput(
+            "--out is missing: give a file (.parquet) or a folder, or --plot or --dry-run"
+        )
     flags = {"design": design, "points": points, "seed": seed, "table": table}
     method = make_solver(solver, max_steps, tolerance)
     from jaxalloc.cli.output import print_json
@@ -114,11 +122,12 @@ def sweep(
         plan = _plan(study, named, flags, method)
         _check_plot(plan, plot)
         document = about_plan(study, plan)
-        if dry_run:
-            document |= _estimate(plan, chunk_size)
+        if dry_run or (verify and not resume):
+            document |= _looked(plan, None if dry_run else out, chunk_size)
         else:
             quiet = as_json or group.index > 0
-            outcome, drawn = _run(plan, out, resume, chunk_size, group, quiet, plot is not None)
+            wishes = {"resume": resume, "verify": verify, "chunk_size": chunk_size, "group": group}
+            outcome, drawn = _run(plan, out, wishes, quiet, plot is not None)
             document |= about_outcome(outcome, out)
             if plot is not None and group.index == 0:
                 _draw(plan, drawn, plot)
@@ -128,7 +137,9 @@ def sweep(
             print_json(document)
         else:
             print_answer(document)
-    if not dry_run:
+    if document.get("damaged"):
+        raise typer.Exit(FAILED)
+    if "status" in document:
         complain(plan, document["status"])
 
 
@@ -187,23 +198,22 @@ def _processes(
         raise BadInput(str(error)) from None
 
 
-def _estimate(plan: Plan, chunk_size: int | None) -> dict[str, Any]:
+def _looked(plan: Plan, out: Path | None, chunk_size: int | None) -> dict[str, Any]:
+    """What is damaged in a folder; without one, what the sweep would take."""
+    from jaxalloc.sweep.directory import verify
     from jaxalloc.sweep.estimate import estimate
 
     try:
-        return estimate(plan, chunk_size)._asdict()
+        if out is None:
+            return estimate(plan, chunk_size)._asdict()
+        count, damaged = verify(out, plan)
     except ValueError as error:
         raise BadInput(str(error)) from None
+    return {"out": str(out), "parts": count, "damaged": damaged}
 
 
 def _run(
-    plan: Plan,
-    out: Path | None,
-    resume: bool,
-    chunk_size: int | None,
-    group: Group,
-    quiet: bool,
-    drawn: bool,
+    plan: Plan, out: Path | None, wishes: Mapping[str, Any], quiet: bool, drawn: bool
 ) -> tuple[Outcome, dict[str, Any]]:
     """Run the plan; return what it came to, and the columns of a picture."""
     from jaxalloc.cli.sweep_progress import interruptible, progress
@@ -224,16 +234,8 @@ def _run(
                 last = state
                 show(state)
 
-            outcome = run_plan(
-                plan,
-                out,
-                resume=resume,
-                chunk_size=chunk_size,
-                report=report,
-                stop=stop,
-                group=group,
-                keep=keep,
-            )
+            outcome = run_plan(plan, out, report=report, stop=stop, keep=keep, **wishes)
+        group = wishes["group"]
         if not outcome.complete:
             why = None if stop() else group.lost()
             what = f"interrupted ({why})" if why else "interrupted"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxalloc.sweep.running import Outcome
 
 FAILED = 1
+_IMPOSSIBLE = "their requests cannot be scheduled: see capacity, intervals and stretch"
 
 
 def about_plan(study: str, plan: Plan) -> dict[str, Any]:
@@ -54,6 +55,8 @@ def say_stopped(what: str, done: int | None, total: int, out: Path | None) -> No
         message += f" after {done:,} of {total:,} configurations"
     if out is not None and out.suffix.lower() != ".parquet":
         message += f": what was solved is in {out}: run it again with --resume"
+    elif out is not None and done == total:
+        message += f": they are in {out}"
     elif out is not None and done:
         message += f": they are in {partial_path(out)}; {out} was not touched"
     sys.stderr.write(message + "\n")
@@ -63,7 +66,7 @@ def say_stopped(what: str, done: int | None, total: int, out: Path | None) -> No
 def no_room(out: Path, error: OSError, folder: bool, done: int, total: int) -> str:
     """What to do about a disk that is full."""
     reason = error.strerror or error
-    advice = "make room or give another"
+    advice = "make room, or give a folder, which keeps what was solved"
     if folder:
         advice = f"{done:,} of {total:,} configurations are kept: make room and add --resume"
     return f"--out = {str(out)!r}: {reason}: {advice}"
@@ -73,7 +76,8 @@ def complain(plan: Plan, statuses: Mapping[str, int]) -> None:
     """Say what failed, and exit with 1 if anything did."""
     failed = {name: statuses[name] for name in plan.job.failures if statuses.get(name)}
     for name, count in failed.items():
-        sys.stderr.write(f"jaxalloc: {name}: {count:,} configurations: {ADVICE[name]}\n")
+        advice = ADVICE[name] if plan.job.kind == "allocation" else _IMPOSSIBLE
+        sys.stderr.write(f"jaxalloc: {name}: {count:,} configurations: {advice}\n")
     if plan.job.kind == "schedule" and not statuses.get("FINISHED"):
         sys.stderr.write("jaxalloc: no configuration finished: raise capacity or max_rounds\n")
         failed["FINISHED"] = 0
@@ -85,11 +89,18 @@ def print_answer(document: dict[str, Any]) -> None:
     """The answer as a table."""
     from jaxalloc.cli.output import make_totals, show
 
-    size, seconds = document["configurations"], document["seconds"]
+    size = document["configurations"]
     totals = make_totals()
     totals.add_row("configurations", f"{size:,}")
     for name, axis in document["axes"].items():
         totals.add_row(name, _axis_words(axis))
+    if "damaged" in document:
+        for name, reason in document["damaged"].items():
+            totals.add_row(name, reason)
+        totals.add_row("as they were written", f"{document['parts']:,} parts")
+        show(totals)
+        return
+    seconds = document["seconds"]
     if "timed" in document:
         chunks = f"{document['chunks']:,} of {document['chunk_size']:,} configurations"
         totals.add_row("chunks", chunks)
@@ -106,9 +117,10 @@ def print_answer(document: dict[str, Any]) -> None:
     for status, count in sorted(document["status"].items()):
         totals.add_row(status, f"{count:,} ({count / size:.1%})")
     show(totals)
-    for key in ("out", "plot"):
-        if key in document:
-            show(f"wrote {document[key]}" if document["solved"] else f"{document[key]} is complete")
+    if "out" in document:
+        show(f"wrote {document['out']}" if document["solved"] else f"{document['out']} is complete")
+    if "plot" in document:
+        show(f"wrote {document['plot']}")
 
 
 def _axis_words(axis: dict[str, Any]) -> str:

@@ -44,6 +44,13 @@ Out = Annotated[
     typer.Option("--out", metavar="PATH", help="One file (.parquet), or a folder of parts."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what the folder of --out holds.")]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Read all of the folder of --out and name what is damaged; with --resume, mend it.",
+    ),
+]
 ChunkSize = Annotated[
     int | None,
     typer.Option("--chunk-size", metavar="N", help="Configurations a chunk."),

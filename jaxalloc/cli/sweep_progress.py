@@ -31,8 +31,12 @@ def interruptible(hard: bool) -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: Any) -> None:
         pressed.set()
-        signal.signal(signal.SIGINT, signal.SIG_DFL if hard else signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if hard else interrupt)
         sys.stderr.write(f"\njaxalloc: {_STOPPING}\n")
+
+    def interrupt(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third would disturb the saving
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, note)
     try:

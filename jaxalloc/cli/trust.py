@@ -7,7 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import PICTURES, AsJson, PicturePath, check_seed, check_target
+from jaxalloc.cli.flags import (
+    PICTURES,
+    AsJson,
+    PicturePath,
+    TimeUnit,
+    check_seed,
+    check_target,
+    seconds_per_unit,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +44,7 @@ def trust(
         str | None,
         typer.Option("--columns", help="Columns of the trace, such as arrival=When,output=Out."),
     ] = None,
+    time_unit: TimeUnit = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the simulated reference.")] = 0,
     plot: PicturePath = None,
     as_json: AsJson = False,
@@ -49,18 +58,22 @@ def trust(
     from jaxalloc.allocation.trust import trust as judge
     from jaxalloc.cli.output import print_json
     from jaxalloc.traces.readers import read_trace
+    from jaxalloc.traces.words import read_pairs
 
     try:
-        found = judge(
-            read_trace(trace, columns=_columns(columns)),
-            utilizations=loads,
-            base_time=base_tokens,
-            seed=seed,
+        read = read_trace(
+            trace,
+            columns=read_pairs(columns, "--columns"),
+            needed=("arrival", "output"),
+            seconds_per_unit=seconds_per_unit(time_unit),
         )
+        found = judge(read, utilizations=loads, base_time=base_tokens, seed=seed)
     except ValueError as error:
         raise BadInput(str(error)) from None
     document = found._asdict() | {
         "trace": trace,
+        "time_unit": read.time_unit,
+        "without_output": read.dropped,
         "comparisons": [one._asdict() for one in found.comparisons],
     }
     if plot is not None:
@@ -87,21 +100,19 @@ def _loads(words: str) -> list[float]:
     return loads
 
 
-def _columns(words: str | None) -> dict[str, str]:
-    names = {}
-    for part in filter(None, (words or "").split(",")):
-        field, sign, name = part.partition("=")
-        if not sign:
-            raise BadInput(f"--columns = {part!r} must be FIELD=NAME, such as arrival=When")
-        names[field.strip()] = name.strip()
-    return names
-
-
 def _print(document: dict[str, Any]) -> None:
     from jaxalloc.cli.output import make_table, make_totals, show
 
     totals = make_totals()
-    totals.add_row("queries", f"{document['num_queries']:,}")
+    left_out = document["without_output"]
+    without = f"; {left_out:,} without output are left out" if left_out else ""
+    totals.add_row("queries", f"{document['num_queries']:,}{without}")
+    unit = {"date": "dates and times"}.get(
+        document["time_unit"], f"numbers in {document['time_unit']}"
+    )
+    totals.add_row("arrivals read", unit)
+    if document["grid"] is not None:
+        totals.add_row("time grid", f"{document['grid']:g} s: spread at random within it")
     slowest, fastest = document["rate_range"]
     drift = f"{slowest:.3g} to {fastest:.3g} in tenths of the trace"
     totals.add_row("arrival rate", f"{document['arrival_rate']:.4g} / s; {drift}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from typing import Any
 
 import jax
@@ -14,9 +15,9 @@ from jaxalloc.calibration.bootstrap import bootstrap_accuracy, bootstrap_interva
 from jaxalloc.calibration.intervals import Intervals, count_intervals
 from jaxalloc.calibration.likelihood import Counts
 from jaxalloc.calibration.service import ServiceFit, fit_service_time, service_intervals
-from jaxalloc.calibration.status import MEANING, USABLE, FitStatus
+from jaxalloc.calibration.status import CONSTANT, MEANING, USABLE, FitStatus
 from jaxalloc.calibration.verdict import Rows
-from jaxalloc.measurements.goodness import Bins, group
+from jaxalloc.measurements.goodness import NORMAL, Bins, group
 from jaxalloc.measurements.runs import Counted, Floats, Runs
 
 
@@ -28,23 +29,29 @@ class TaskFit:
       name: of the task.
       answers: rows.
       questions: different ones, or None where the table does not say.
-      max_tokens: the largest budget.
+      min_tokens, max_tokens: the smallest and the largest budget.
+      mean_seconds: s.
       curve: the accuracy curve; its numbers are NumPy's.
       intervals: of the curve.
       service: the service time.
       service_ends: [2, 2] intervals of (base_time, time_per_token).
       bins: observed and fitted accuracy; None where there is no curve.
+      first_share: of correct answers at the smallest budget (or the tenth of answers at the
+        smallest budgets) and its standard error.
     """
 
     name: str
     answers: int
     questions: int | None
+    min_tokens: float
     max_tokens: float
+    mean_seconds: float
     curve: AccuracyFit
     intervals: Intervals
     service: ServiceFit
     service_ends: Floats
     bins: Bins | None
+    first_share: tuple[float, float]
 
     @property
     def usable(self) -> bool:
@@ -52,13 +59,32 @@ class TaskFit:
         return all(FitStatus(int(f.status)) in USABLE for f in (self.curve, self.service))
 
     @property
+    def constant(self) -> bool:
+        """Whether more tokens do not raise accuracy: such a task belongs at its smallest budget."""
+        return int(self.curve.status) in CONSTANT
+
+    @property
+    def writable(self) -> bool:
+        """Whether there are numbers for a workload, be it of a law that misses the data."""
+        laws = (self.service,) if self.constant else (self.service, self.curve)
+        return all(
+            int(law.status) in (*USABLE, FitStatus.LACK_OF_FIT)
+            and bool(np.all(np.isfinite(law.covariance)))
+            for law in laws
+        )
+
+    @property
     def complaints(self) -> list[str]:
         """What is to be said of the two laws, none where all is well."""
-        return [
-            f"{law} {FitStatus(int(fit.status)).name}: {MEANING[FitStatus(int(fit.status))]}"
-            for law, fit in (("accuracy", self.curve), ("service time", self.service))
-            if int(fit.status) != FitStatus.CONVERGED
-        ]
+        lines = []
+        for law, fit in (("accuracy", self.curve), ("service time", self.service)):
+            status = FitStatus(int(fit.status))
+            chance = ""
+            if status == FitStatus.LACK_OF_FIT:
+                chance = f" (p = {float(fit.lack_of_fit.p_value):.1g})"
+            if status != FitStatus.CONVERGED:
+                lines.append(f"{law} {status.name}{chance}: {MEANING[status]}")
+        return lines
 
 
 def fit_runs(
@@ -84,10 +110,10 @@ def _fit_task(runs: Runs, robust: bool, level: float, replicates: int, seed: int
     levels = gather(Counts(*map(jnp.asarray, (counted.tokens, counted.correct, counted.trials))))
     curve = fit_counts(levels, _rows(counted))
     intervals = count_intervals(curve, levels, level)
-    usable = int(curve.status) in USABLE
-    if replicates and usable:
+    if replicates and int(curve.status) in USABLE:
         rows = counted.tokens, counted.correct, counted.trials, counted.question
-        key = jax.random.key(seed)
+        # What else is drawn of this seed has another name.
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"bootstrap"))
         intervals = bootstrap_intervals(
             bootstrap_accuracy(key, *rows, replicates=replicates), level
         )
@@ -98,17 +124,23 @@ def _fit_task(runs: Runs, robust: bool, level: float, replicates: int, seed: int
         tokens, seconds, weight, None if runs.question is None else question, robust
     )
     there = np.isfinite(float(curve.gain))
+    mean = counted.correct.sum() / counted.trials.sum()
+    first = group(counted, 0.0, 1.0, mean)
+    reach = (first.high[0] - first.low[0]) / 2
     numbers = [float(x) for x in (curve.gain, curve.decay, curve.floor)]
     return TaskFit(
         name=runs.tasks[0],
         answers=len(runs.tokens),
         questions=None if runs.question is None else len(np.unique(runs.question)),
+        min_tokens=float(runs.tokens.min()),
         max_tokens=float(runs.tokens.max()),
+        mean_seconds=float(runs.seconds.mean()),
         curve=jax.tree.map(np.asarray, curve),
         intervals=jax.tree.map(np.asarray, intervals),
         service=jax.tree.map(np.asarray, service),
         service_ends=np.asarray(service_intervals(service, level)),
         bins=group(counted, *numbers) if there else None,
+        first_share=(float(first.observed[0]), float(reach / NORMAL)),
     )
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxalloc.calibration.lack_of_fit import group_of
 from jaxalloc.measurements.runs import Counted, Floats
 
-MOST_BINS = 10
-_PARAMETERS = 3
-_NORMAL = 1.959964
+NORMAL = 1.959964
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +34,11 @@ class Bins:
     fitted: Floats
     deviance: Floats
 
-    @property
-    def dof(self) -> int:
-        """Degrees of freedom of the whole deviance."""
-        return len(self.tokens) - _PARAMETERS
-
 
 def group(counted: Counted, gain: float, decay: float, floor: float) -> Bins:
     """Observed and fitted accuracy of one task in at most ten groups of neighbouring budgets."""
-    levels, place = np.unique(counted.tokens, return_inverse=True)
-    if len(levels) > MOST_BINS:
-        answers = np.cumsum(np.bincount(place, counted.trials))
-        share = (answers - answers[0] / 2) / answers[-1]
-        place = np.minimum((share * MOST_BINS).astype(int), MOST_BINS - 1)[place]
-        _, place = np.unique(place, return_inverse=True)
+    group = group_of(counted.tokens, counted.tokens, counted.trials, xp=np)
+    _, place = np.unique(group, return_inverse=True)
     trials = np.bincount(place, counted.trials).astype(np.float64)
     correct = np.bincount(place, counted.correct)
     p = floor - gain * np.expm1(-decay * counted.tokens)
@@ -76,7 +66,7 @@ def _divergence(observed: Floats, fitted: Floats) -> Floats:
 
 
 def _wilson(share: Floats, trials: Floats) -> tuple[Floats, Floats]:
-    square = _NORMAL**2 / trials
+    square = NORMAL**2 / trials
     middle = (share + square / 2) / (1 + square)
     reach = np.sqrt(square * share * (1 - share) + square**2 / 4) / (1 + square)
     return middle - reach, middle + reach

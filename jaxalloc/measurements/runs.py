@@ -89,20 +89,27 @@ class Arrivals:
       time: [N] s.
       tasks: names of the tasks in it; empty where the log does not say.
       task: [N] number of the task, or None.
+      time_unit: what the file's times were read in: "s", "ms", "us", "ns" or "date".
     """
 
     time: Floats
     tasks: tuple[str, ...]
     task: Integers | None
+    time_unit: str = "s"
 
 
-def read_runs(path: str | Path, columns: Mapping[str, str] | None = None) -> Runs:
+def read_runs(
+    path: str | Path,
+    columns: Mapping[str, str] | None = None,
+    seconds_per_unit: float | None = None,
+) -> Runs:
     """Read a table of runs.
 
     Args:
       path: CSV or Parquet.
       columns: names of the columns by field (task, tokens, correct, seconds, question) where they
         are called otherwise; a column `question` may be absent.
+      seconds_per_unit: of service times, such as 1e-3, where the column's name ends in no unit.
 
     Raises:
       ValueError: one line that names the file, the row, the column and the fix.
@@ -116,28 +123,34 @@ def read_runs(path: str | Path, columns: Mapping[str, str] | None = None) -> Run
         task=task,
         tokens=table.numbers("tokens"),
         correct=table.flags("correct"),
-        seconds=table.numbers("seconds"),
+        seconds=table.seconds("seconds", seconds_per_unit),
         question=question,
     )
 
 
-def read_arrivals(path: str | Path, columns: Mapping[str, str] | None = None) -> Arrivals:
+def read_arrivals(
+    path: str | Path,
+    columns: Mapping[str, str] | None = None,
+    seconds_per_unit: float | None = None,
+) -> Arrivals:
     """Read a log of arrivals.
 
     Args:
       path: CSV or Parquet.
       columns: names of the columns by field (time, task) where they are called otherwise; a
         column `task` may be absent. Times are seconds, or dates and times.
+      seconds_per_unit: of times, such as 1e-3, where the column's name ends in no unit.
 
     Raises:
       ValueError: one line that names the file, the row, the column and the fix.
     """
     wanted, optional = _columns(ARRIVAL_COLUMNS, columns, ("task",))
     table = read_table(path, wanted, optional)
+    time, unit = table.times("time", seconds_per_unit)
     if "task" not in table.columns:
-        return Arrivals(table.times("time"), (), None)
+        return Arrivals(time, (), None, unit)
     task, tasks = table.codes("task")
-    return Arrivals(table.times("time"), tuple(tasks), task)
+    return Arrivals(time, tuple(tasks), task, unit)
 
 
 def _columns(

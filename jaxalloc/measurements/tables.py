@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jaxalloc.times import BadCell, Times, duration_size, read_times
 
 SUFFIXES = (".csv", ".parquet")
 TRUE_WORDS, FALSE_WORDS = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
@@ -24,12 +25,16 @@ class Table:
       path: the file.
       columns: by field.
       names: the names of the columns in the file, by field.
+      header: the names of all columns of the file.
     """
 
-    def __init__(self, path: Path, columns: dict[str, Column], names: dict[str, str]) -> None:
+    def __init__(
+        self, path: Path, columns: dict[str, Column], names: dict[str, str], header: list[str]
+    ) -> None:
         self.path = path
         self.columns = columns
         self.names = names
+        self.header = header
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -95,39 +100,26 @@ class Table:
         rank[order] = np.arange(len(names))
         return rank[place], [names[i] for i in order]
 
-    def times(self, field: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """A column of seconds, or of dates and times, as seconds."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
+    def seconds(
+        self, field: str, seconds_per_unit: float | None = None
+    ) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """A column of durations, in seconds (see `times.duration_size`)."""
+        return self.numbers(field) * duration_size(self.names[field], seconds_per_unit)
 
-        column = self.columns[field]
-        if pa.types.is_string(column.type):
-            first = next((word for word in column[:1].to_pylist() if word), "")
-            if not _is_number(first):
-                column = self._moments(field)
-        if not pa.types.is_timestamp(column.type):
-            return self.numbers(field)
-        self._reject(field, np.asarray(pc.is_null(column)), "is no time")
-        moments = column.cast(pa.timestamp("ns")).cast(pa.int64()).to_numpy(zero_copy_only=False)
-        seconds: np.ndarray[Any, np.dtype[np.float64]] = (moments - moments.min()) * 1e-9
-        return seconds
-
-    def _moments(self, field: str) -> Column:
-        """A column of text as moments, with or without a time zone."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        text = pc.utf8_trim_whitespace(self.columns[field])
-        for zone in (None, "UTC"):
-            try:
-                return text.cast(pa.timestamp("ns", zone))
-            except pa.ArrowInvalid:
-                continue
-        wrong = np.array([not _is_moment(word) for word in text.to_pylist()])
-        self._reject(field, wrong, "is not a time (2026-01-31 12:00:00)")
-        raise ValueError(
-            f"{self.path}: column {self.names[field]} mixes times of several forms: use one"
-        )
+    def times(self, field: str, seconds_per_unit: float | None = None) -> Times:
+        """A column of moments, in seconds after the first (see `times.read_times`)."""
+        try:
+            return read_times(
+                self.columns[field],
+                self.names[field],
+                seconds_per_unit=seconds_per_unit,
+                beside=self.header,
+            )
+        except BadCell as error:
+            self._reject(field, np.arange(len(self)) == error.row, error.rule)
+            raise
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
 
     def _reject(self, field: str, wrong: np.ndarray[Any, Any], rule: str) -> None:
         """Raise ValueError for the first row that is wrong."""
@@ -179,7 +171,8 @@ def read_table(
     table = read(path, sorted(set(names.values())))
     if table.num_rows == 0:
         raise ValueError(f"{path} is empty (0 rows): give a file with measurements")
-    return Table(path, {field: table.column(name) for field, name in names.items()}, names)
+    columns = {field: table.column(name) for field, name in names.items()}
+    return Table(path, columns, names, there)
 
 
 def _header(path: Path) -> list[str]:
@@ -268,14 +261,6 @@ def _one_by_one(column: Column) -> np.ndarray[Any, Any]:
 def _is_number(word: Any) -> bool:
     try:
         float(word)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _is_moment(word: Any) -> bool:
-    try:
-        datetime.fromisoformat(word)
     except (TypeError, ValueError):
         return False
     return True

@@ -75,6 +75,7 @@ def run(
     path: str | os.PathLike[str],
     *,
     resume: bool = False,
+    verify: bool = False,
     chunk_size: int | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Stored:
@@ -85,7 +86,9 @@ def run(
     Args:
       plan: what to sweep.
       path: one file that ends in .parquet, or a folder of parts that can be continued.
-      resume: continue the folder where it stopped; a finished one is left as it is.
+      resume: continue the folder where it stopped; a finished one is left as it is. The length and
+        the footer of every part are compared with the digest beside it.
+      verify: with `resume`, compare the whole of every part.
       chunk_size: configurations a chunk; None: from the memory of the device.
       report: called after every chunk.
 
@@ -105,7 +108,7 @@ def run(
 
     target = Path(path)
     listen = (lambda progress: None) if report is None else report
-    run_plan(plan, target, resume=resume, chunk_size=chunk_size, report=listen)
+    run_plan(plan, target, resume=resume, verify=verify, chunk_size=chunk_size, report=listen)
     return open_stored(target)
 
 

@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 
 from jaxalloc.allocation.mg1 import mean_system_time, mean_wait, utilization
 from jaxalloc.allocation.objective import mean_accuracy
-from jaxalloc.allocation.optimum import Allocation, Status, has_kernel, solve
+from jaxalloc.allocation.optimum import Allocation, Status, classify, has_kernel, solve
 from jaxalloc.allocation.workload import Workload
 from jaxalloc.backend import dispatch
 from jaxalloc.sweep.axes import Array, Axis, Quantity, Span, read_axis, read_drawn
-from jaxalloc.sweep.designs import Columns, Design
+from jaxalloc.sweep.designs import Columns, Design, Table, filled
 from jaxalloc.sweep.placement import MostRows, spread
 from jaxalloc.workloads.fields import FIELDS, SCALARS, domain_error
 
@@ -30,6 +30,7 @@ _MEASURES = {
     "mean_system_time": mean_system_time,
 }
 _MIX_SLACK = 1e-6
+_BLOCK = 1 << 14  # rows judged at a time, where the first one is no workload
 # Arrays of a lane that live at the same time in the solver's loop, beside its inputs and outputs.
 _WORKING_COPIES = 6
 
@@ -106,7 +107,7 @@ class Allocations:
 
     kind = "allocation"
     statuses = tuple(status.name for status in sorted(Status))
-    failures = ("MAX_STEPS", "NON_FINITE")  # the other statuses are answers
+    failures = ("MAX_STEPS", "NON_FINITE", "INVALID")  # the other statuses are answers
     most_rows = MostRows(cpu=1 << 16, accelerator=1 << 20)
 
     def describe(self) -> dict[str, Any]:
@@ -133,33 +134,62 @@ class Allocations:
         return numbers * self.dtype().itemsize * _WORKING_COPIES
 
     def check(self, design: Design) -> None:
-        """Raise ValueError if a configuration would be no workload."""
+        """Raise ValueError if there is no workload in the whole design, or an impossible one."""
         _check_accuracy(self.base, self.tasks, design)
         _check_mix(self.base, self.tasks, design)
+        problem = self._problem(design.rows(0, 1))
+        if problem is None:
+            return
+        judge = jax.jit(jax.vmap(classify))
+        for start in range(0, design.size, _BLOCK):
+            rows = filled(design, start, min(start + _BLOCK, design.size), _BLOCK)
+            status = judge(self._lanes(rows, _BLOCK, None))
+            if not np.isin(status, (Status.INVALID, Status.NON_FINITE)).all():
+                return
+        raise ValueError(f"every configuration is INVALID: of the first, {problem}: correct it")
+
+    def _problem(self, row: Columns) -> str | None:
+        """Why one configuration is no workload; its mix has been judged."""
+        fields = {name: np.array(leaf, self.dtype()) for name, leaf in vars(self.base).items()}
+        with np.errstate(over="ignore"):  # inf is found below
+            for (field, task), column in zip(self._targets(row), row.values(), strict=True):
+                if field != "mix":
+                    fields[field][... if task is None else task] = column[0]
+        try:
+            Workload.create(**fields, allow_accuracy_above_one=True)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _targets(self, rows: Columns) -> Targets:
+        """What every column sets."""
+        named = (label.partition(".") for label in rows)
+        return tuple((field, self.tasks.index(task) if task else None) for field, _, task in named)
+
+    def _lanes(self, rows: Columns, count: int, mesh: Mesh | None) -> Workload:
+        """`count` rows as workloads."""
+        dtype = self.dtype()
+        base = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), self.base)
+        with np.errstate(over="ignore"):  # inf: such a lane is NON_FINITE
+            values = tuple(column.astype(dtype) for column in (np.zeros(count), *rows.values()))
+        lanes: Workload = _filler(self._targets(rows), mesh)(base, values)
+        return lanes
 
     def start(self, rows: Columns, count: int, mesh: Mesh | None) -> Any:
         """Start solving `count` rows; what `finish` waits for."""
-        targets: Targets = tuple(
-            (field, self.tasks.index(task) if task else None)
-            for field, _, task in (label.partition(".") for label in rows)
-        )
-        dtype = self.dtype()
-        base = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), self.base)
-        values = tuple(column.astype(dtype) for column in (np.zeros(count), *rows.values()))
-        return _solver(self.solver, mesh)((), _filler(targets, mesh)(base, values))
+        return _solver(self.solver, mesh)((), self._lanes(rows, count, mesh))
 
     def finish(self, started: Any) -> Columns:
         """Wait for the answers, by column."""
         status, figures, steps, tokens = jax.tree.map(np.asarray, started)
         answers: Columns = {"status": status, **figures, "steps": steps}
-        names = (name for name in self.columns() if name.startswith("tokens."))
-        answers |= {name: tokens[k] for k, name in enumerate(names)}
-        return {name: answers[name] for name in self.columns()}
+        names = [name for name in self.columns() if name.startswith("tokens.")]
+        return answers | dict(zip(names, np.ascontiguousarray(tokens.T), strict=True))
 
 
 @functools.cache
 def _filler(targets: Targets, mesh: Mesh | None) -> Any:
-    """The function that lays out a chunk: of a base workload and of columns of [B] numbers.
+    """The function that lays out a chunk, of a base workload and of columns of [B] numbers.
 
     The first column only says how many lanes there are; the others are what varies.
     """
@@ -185,7 +215,7 @@ def _solver(solver: Any, mesh: Mesh | None) -> Any:
             lambda workload: dispatch(solve_one, workload, kernel=has_kernel(workload))
         )(lanes)
         figures = {"objective": best.objective, **measures, "residual": best.residual}
-        return best.status, figures, best.steps, tuple(best.tokens.T)
+        return best.status, figures, best.steps, best.tokens
 
     return spread(solve_chunk, mesh)
 
@@ -235,7 +265,7 @@ def _largest(base: Workload, tasks: tuple[str, ...], design: Design, field: str)
 
 def _rows_of_table(design: Design) -> Columns | None:
     """All rows of a table, whose columns belong together; None of any other design."""
-    return design.rows(0, design.size) if type(design).__name__ == "Table" else None
+    return design.rows(0, design.size) if isinstance(design, Table) else None
 
 
 def _check_accuracy(base: Workload, tasks: tuple[str, ...], design: Design) -> None:

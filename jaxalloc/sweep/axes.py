@@ -188,7 +188,23 @@ def _as_values(name: str, given: Any, kind: str) -> Array:
     return _whole(name, given, values) if kind == "whole" else values.astype(np.float64)
 
 
+def check_whole(name: str, value: Any, least: int, most: int) -> int:
+    """A whole number in bounds.
+
+    Raises:
+      ValueError: it is none; names it and the bounds.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:
+        raise ValueError(
+            f"{name} = {_short(value)} must be a whole number from {least} to {most}: give another"
+        )
+    return int(value)
+
+
 def _whole(name: str, given: Any, values: Array) -> Array:
+    if np.any((values >= 2.0**63) | (values < -(2.0**63))):
+        raise ValueError(f"{name} = {_short(given)} has a value beyond 64 bits: correct it")
     if np.any(values != np.floor(values)):
         raise ValueError(f"{name} = {_short(given)} must be whole numbers: correct it")
     return values.astype(np.int64)
@@ -241,5 +257,8 @@ class _NotAnAxis(Exception):
 
 
 def _short(given: Any) -> str:
-    text = " ".join(repr(given).split())
+    try:
+        text = " ".join(repr(given).split())
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else text[:59] + "…"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxalloc.sweep.designs import Columns, Design
+from jaxalloc.sweep.designs import Columns, Design, filled
 from jaxalloc.sweep.placement import MostRows, in_order, num_threads
 
 Kept = TypeVar("Kept")
@@ -100,8 +100,10 @@ def solve_chunks(
     width = 1 if mesh is None else mesh.size
 
     def start(numbers: tuple[int, ...]) -> Launch:
-        filled = numbers + numbers[-1:] * (width - len(numbers))
-        values = _side_by_side([_filled(design, number, rows) for number in filled])
+        places = [number * rows for number in (*numbers, *numbers[-1:] * (width - len(numbers)))]
+        stops = [min(place + rows, design.size) for place in places]
+        parts = [filled(design, *ends, rows) for ends in zip(places, stops, strict=True)]
+        values = _side_by_side(parts)
         return Launch(numbers, values, job.start(values, width * rows, mesh))
 
     def finish(launch: Launch) -> list[Kept]:
@@ -128,19 +130,6 @@ def _groups(chunks: Iterable[int], width: int) -> Iterator[tuple[int, ...]]:
             group = []
     if group:
         yield tuple(group)
-
-
-def _filled(design: Design, number: int, rows: int) -> Columns:
-    """The values of one chunk, filled up with copies of its last row."""
-    start, stop = number * rows, min((number + 1) * rows, design.size)
-    values = design.rows(start, stop)
-    short = start + rows - stop
-    if short:
-        values = {
-            name: np.concatenate([column, np.repeat(column[-1:], short)])
-            for name, column in values.items()
-        }
-    return values
 
 
 def _side_by_side(parts: list[Columns]) -> Columns:

@@ -194,6 +194,13 @@ class Table:
         return {"design": "table", "columns": labels, "rows": self.size, "sha256": sha256}
 
 
+def filled(design: Design, start: int, stop: int, count: int) -> Columns:
+    """The rows [start, stop), filled up to `count` with copies of the last one."""
+    short = count - (stop - start)
+    values = design.rows(start, stop)
+    return {name: np.pad(column, (0, short), mode="edge") for name, column in values.items()}
+
+
 def read_table(path: Path) -> Columns:
     """The columns of a CSV or Parquet file, by name.
 
@@ -233,8 +240,9 @@ def check_size(design: Design) -> None:
     """Raise ValueError if there are more configurations than anyone can want."""
     if design.size > MAX_CONFIGURATIONS:
         counts = " x ".join(str(count) for count in design.shape)
+        size = f"{design.size:.3g}" if design.size < 1e300 else "too many"
         raise ValueError(
-            f"axes: {counts} = {design.size:.3g} configurations: "
+            f"axes: {counts} = {size} configurations: "
             f"give fewer values, at most {MAX_CONFIGURATIONS:g} together"
         )
 

@@ -1,14 +1,15 @@
 """A folder of Parquet parts with a manifest: what is there, what is missing, what is damaged.
 
 Every part is a chunk and tells which: plan, number, rows. The manifest can be made again from it.
+Beside every part is its digest (`seals`).
 """
 
 from __future__ import annotations
 
 import fcntl
-import functools
-import json
 import os
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,18 +20,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxalloc.backend import num_cores
+from jaxalloc.files import new_file
 from jaxalloc.sweep.axes import Axis
 from jaxalloc.sweep.chunks import Chunk, column_types
 from jaxalloc.sweep.manifest import MANIFEST, SAME, compare, new_manifest, read_manifest
-from jaxalloc.sweep.parquet import (
-    about_schema,
-    check_parent,
-    encode,
-    schema_of,
-    to_table,
-    write_whole,
-)
+from jaxalloc.sweep.parquet import about_schema, check_parent, encode, schema_of, to_table
 from jaxalloc.sweep.plans import Plan
+from jaxalloc.sweep.seals import damage_of_part, seal, seal_name, seal_of_part
+
+_PART = r"part-\d{7,}\.parquet"
+_SEALS = rf"{re.escape(MANIFEST)}|_{_PART}\.json"
+_UNFINISHED = re.compile(rf"\.({_PART}|{_SEALS})\.\w+\.tmp")
+_OWN = re.compile(rf"{_PART}|{_SEALS}|{_UNFINISHED.pattern}")
 
 
 class Found(NamedTuple):
@@ -38,7 +39,7 @@ class Found(NamedTuple):
 
     Attributes:
       parts: what every valid part says of itself, by its number.
-      damaged: names of parts that cannot be read, and why.
+      damaged: names of parts that are not as they were written, and why.
     """
 
     parts: dict[int, dict[str, Any]]
@@ -73,9 +74,15 @@ class Directory(NamedTuple):
         return -(-self.plan.size // self.rows)
 
     def write_part(self, chunk: Chunk) -> Counter[str]:
-        """Write one part; it appears when it is complete. Returns its statuses."""
+        """Write one part; it appears when it is complete. Returns its statuses.
+
+        Its digest comes first, so that no part is ever without; if the machine fails before that
+        is on the disk, the part is solved again.
+        """
         data, statuses = self.encoded(chunk)
-        write_whole(self.path / part_name(chunk.number), data)
+        name = part_name(chunk.number)
+        write_whole(self.path / seal_name(name), seal_of_part(data).encode(), durable=False)
+        write_whole(self.path / name, data)
         return statuses
 
     def encoded(self, chunk: Chunk) -> tuple[Any, Counter[str]]:
@@ -96,9 +103,14 @@ class Directory(NamedTuple):
     def write_manifest(self, **more: Any) -> Directory:
         """Write the manifest with these entries changed."""
         manifest = self.manifest | more
-        text = json.dumps(manifest, indent=1)
-        write_whole(self.path / MANIFEST, text.encode() + b"\n")
+        write_whole(self.path / MANIFEST, seal(manifest).encode())
         return self._replace(manifest=manifest)
+
+
+def write_whole(path: Path, data: Any, *, durable: bool = True) -> None:
+    """Write a file that appears when it is complete."""
+    with new_file(path, durable=durable) as file:
+        file.write(data)
 
 
 def part_name(index: int) -> str:
@@ -120,7 +132,7 @@ def count_statuses(plan: Plan, chunk: Chunk) -> Counter[str]:
 
 
 def prepare(
-    path: Path, plan: Plan, resume: bool, chunk_size: int, wanted: int | None
+    path: Path, plan: Plan, resume: bool, chunk_size: int, wanted: int | None, whole: bool
 ) -> tuple[Directory, Found]:
     """Make a folder that exists ready for the missing parts.
 
@@ -130,6 +142,7 @@ def prepare(
       resume: whether it may hold something.
       chunk_size: rows of a chunk where the folder does not say.
       wanted: what the caller asked for, which must not contradict the folder.
+      whole: read every part to its end.
 
     Raises:
       ValueError: it holds something else; names it and the fix.
@@ -139,23 +152,50 @@ def prepare(
     if entries and not resume:
         raise ValueError(f"{name} is not empty: add --resume to continue it, or give another")
     manifest, fresh = read_manifest(path), new_manifest(plan, chunk_size)
-    others = [entry for entry in entries if not _is_own(entry)]
+    others = [entry for entry in entries if not _OWN.fullmatch(entry)]
     if manifest is None and others:
         raise ValueError(f"{name} holds {others[0]!r} and no manifest of a sweep: give another")
     if manifest is not None:
         compare(name, manifest, fresh)
-    found = _inspect(path, name, fresh, entries)
+    found = _inspect(path, name, fresh, entries, whole)
     rows = _rows_of(name, manifest, found) or chunk_size
     if wanted is not None and rows != min(wanted, plan.size):
         raise ValueError(f"--chunk-size = {wanted}: {path} has chunks of {rows} rows: drop it")
-    for entry in entries:
-        if _is_unfinished(entry):
-            (path / entry).unlink(missing_ok=True)
     directory = Directory(path, plan, manifest or new_manifest(plan, rows))
+    beyond = found.damaged.keys() - set(map(part_name, range(directory.num_chunks)))
+    if beyond:
+        raise ValueError(f"{name} holds {min(beyond)}, which is no part of it: move it away")
+    for entry in entries:
+        if _UNFINISHED.fullmatch(entry):
+            (path / entry).unlink(missing_ok=True)
     stale = directory.manifest["complete"] and len(found.parts) < directory.num_chunks
     if manifest is None or stale:
         directory = directory.write_manifest(complete=False)
     return directory, found
+
+
+def verify(path: Path, plan: Plan | None = None) -> tuple[int, dict[str, str]]:
+    """Read a whole folder: how many parts are as they were written, and which not, and why.
+
+    Raises:
+      ValueError: it holds something else, a sweep of another plan, or a damaged manifest, without
+        which nothing is known of the others.
+    """
+    name = f"--out = {str(path)!r}"
+    if not path.is_dir():
+        raise ValueError(f"{name} is no folder: give one with the parts of a sweep")
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise ValueError(f"{name}: {MANIFEST} is missing or damaged: --resume makes it again")
+    if plan is not None:
+        compare(name, manifest, new_manifest(plan, manifest["chunk_size"]))
+    entries = sorted(entry.name for entry in path.iterdir())
+    found = _inspect(path, name, manifest, entries, whole=True)
+    damaged = dict(found.damaged)
+    if manifest["complete"]:
+        absent = set(map(part_name, range(manifest["chunks"]))) - {*entries}
+        damaged |= dict.fromkeys(sorted(absent), "it is missing")
+    return len(found.parts), damaged
 
 
 def _rows_of(name: str, manifest: Mapping[str, Any] | None, found: Found) -> int | None:
@@ -175,63 +215,51 @@ def make_folder(path: Path) -> None:
     check_parent(path, "--out")
     try:
         path.mkdir(exist_ok=True)
-        (path / f".{MANIFEST}.probe.tmp").touch()
-        (path / f".{MANIFEST}.probe.tmp").unlink()
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise ValueError(f"{name} cannot be written ({error.strerror}): give another") from None
 
 
-def _is_unfinished(entry: str) -> bool:
-    return entry.startswith((".part-", f".{MANIFEST}")) and entry.endswith(".tmp")
-
-
-def _is_own(entry: str) -> bool:
-    is_part = entry.startswith("part-") and entry.endswith(".parquet")
-    return entry == MANIFEST or is_part or _is_unfinished(entry)
-
-
-def _inspect(path: Path, name: str, fresh: Mapping[str, Any], entries: list[str]) -> Found:
-    """Read every part to its end, its checksums compared."""
+def _inspect(
+    path: Path, name: str, fresh: Mapping[str, Any], entries: list[str], whole: bool
+) -> Found:
+    """Compare every part with its digest, and with the sweep it should be a part of."""
     files = [entry for entry in entries if entry.endswith(".parquet")]
-    read = functools.partial(_read_part, path, fresh)
     found = Found({}, {})
     with ThreadPoolExecutor(num_cores()) as pool:
-        for entry, about in zip(files, pool.map(read, files), strict=True):
-            if isinstance(about, str):
-                if not _is_own(entry):
-                    raise ValueError(f"{name} holds {entry}, which is no part: move it away")
-                found.damaged[entry] = about
-                continue
-            if about.get("plan_hash") != fresh["plan_hash"] or entry != part_name(about["chunk"]):
+        judged = pool.map(lambda entry: _judge(path / entry, whole), files)
+        for entry, (about, damage) in zip(files, judged, strict=True):
+            if about is None or not re.fullmatch(_PART, entry):
+                raise ValueError(f"{name} holds {entry}, which is no part: move it away")
+            label = (about.get("plan_hash"), part_name(about.get("chunk", -1)))
+            if about and label != (fresh["plan_hash"], entry):
                 raise ValueError(f"{name} holds {entry}, a part of another sweep: move it away")
+            if damage:
+                found.damaged[entry] = damage
+                continue
             compare(name, about, fresh)
             found.parts[about["chunk"]] = about
     return found
 
 
-def _read_part(folder: Path, fresh: Mapping[str, Any], entry: str) -> dict[str, Any] | str:
-    """What a part says of itself once all of it was read; or why it cannot be.
+def _judge(part: Path, whole: bool) -> tuple[dict[str, Any] | None, str | None]:
+    """What a part says of itself (nothing where it cannot), and what is wrong with it.
 
-    What is of another plan is not judged.
+    None: it can be read, and was not written by a sweep.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    damage = damage_of_part(part, whole)
+    sealed = part.with_name(seal_name(part.name)).exists()
+    if damage and sealed:
+        return {}, damage
     try:
-        table = pq.ParquetFile(folder / entry, page_checksum_verification=True).read()
-        about = about_schema(table.schema)
+        about = about_schema(pq.read_schema(part))
     except (OSError, pa.ArrowException, ValueError) as error:
-        return str(error).splitlines()[0]
-    if about.get("plan_hash") != fresh["plan_hash"]:
-        return about
-    try:
-        whole = about["stop"] - about["start"] == len(table)
-    except (KeyError, TypeError):
-        whole = False
-    if not whole or table.column_names != list(fresh["columns"]):
-        return f"{len(table)} rows of {table.num_columns} columns"
-    counted = table["status"].value_counts().to_pylist()
-    return about | {"status": {pair["values"]: pair["counts"] for pair in counted}}
+        return {}, damage or str(error).splitlines()[0]
+    return (about or None), damage
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -13,14 +12,12 @@ import jax
 
 from jaxalloc.sweep.chunks import column_types
 from jaxalloc.sweep.plans import Plan
+from jaxalloc.sweep.seals import unseal
 
 MANIFEST = "_manifest.json"  # readers of a folder of Parquet files pass over such a name
-FORMAT = 1
+FORMAT = 2
 # What must be the same for parts to be the same bit for bit.
 SAME = ("dtype", "device", "jax", "jaxalloc")
-# What the readers of a folder rely on.
-_ENTRIES = {"plan", "plan_hash", "configurations", "chunk_size", "chunks", "shape", "columns"}
-_ENTRIES |= {"complete", *SAME}
 
 
 def versions() -> dict[str, str]:
@@ -56,14 +53,12 @@ def new_manifest(plan: Plan, chunk_size: int) -> dict[str, Any]:
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a folder; None where there is none that can be read."""
+    """The manifest of a folder; None where there is none, or not as it was written."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        manifest = unseal((path / MANIFEST).read_bytes())
+    except OSError:
         return None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        return None
-    return manifest if manifest.keys() >= _ENTRIES else None
+    return manifest if manifest is not None and manifest.get("format") == FORMAT else None
 
 
 def compare(name: str, manifest: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from jaxalloc.files import publish, unfinished_file
+from jaxalloc.sweep.seals import seal, unseal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +40,7 @@ def schema_of(columns: Mapping[str, str], metadata: Mapping[str, Any]) -> pa.Sch
     types = {"text": pa.string(), "float32": pa.float32(), "float64": pa.float64()}
     types |= {"int32": pa.int32(), "int64": pa.int64()}
     fields = [(name, types[kind]) for name, kind in columns.items()]
-    return pa.schema(fields, metadata={METADATA: json.dumps(metadata)})
+    return pa.schema(fields, metadata={METADATA: seal(metadata)})
 
 
 def to_table(
@@ -61,9 +62,8 @@ def to_table(
 
 
 def about_schema(schema: pa.Schema) -> dict[str, Any]:
-    """What a file of this package says of itself; empty for any other."""
-    about: dict[str, Any] = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
-    return about
+    """What a file of this package says of itself; empty for any other, or a damaged one."""
+    return unseal((schema.metadata or {}).get(METADATA, b"")) or {}
 
 
 def encode(table: pa.Table, repeating: list[str]) -> pa.Buffer:
@@ -79,29 +79,6 @@ def encode(table: pa.Table, repeating: list[str]) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, use_dictionary=repeating, row_group_size=len(table), **_OPTIONS)
     return sink.getvalue()
-
-
-def write_whole(path: Path, data: Any) -> None:
-    """Write a file that appears under its name only when it is complete and on the disk."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_target(path: Path, suffixes: tuple[str, ...], field: str) -> None:
@@ -133,21 +110,12 @@ def partial_path(path: Path) -> Path:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ctrl-C waits until the block has ended."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
 def parquet_file(path: Path, schema: pa.Schema, repeating: list[str]) -> Iterator[Appender]:
     """A Parquet file to append to; it appears at `path` when the block ends.
 
     Where the block is left by an exception, `path` stays as it was and the rows appended so far
-    are left at `partial_path(path)`; none, no file.
+    are left at `partial_path(path)`; none, no file. Nor where it was the appending that failed: a
+    file that lacks a piece cannot be read.
 
     Args:
       path: the file; an old one is replaced at the end.
@@ -159,16 +127,17 @@ def parquet_file(path: Path, schema: pa.Schema, repeating: list[str]) -> Iterato
     """
     import pyarrow.parquet as pq
 
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    rows = 0
+    rows = lost = 0
 
     def append(table: pa.Table, /) -> None:
-        nonlocal rows
+        nonlocal rows, lost
+        lost += len(table)
         writer.write_table(table)
+        lost -= len(table)
         rows += len(table)
 
-    try:
-        writer = pq.ParquetWriter(unfinished, schema, use_dictionary=repeating, **_OPTIONS)
+    with unfinished_file(path) as file:
+        writer = pq.ParquetWriter(file, schema, use_dictionary=repeating, **_OPTIONS)
         target = path
         try:
             yield append
@@ -176,10 +145,10 @@ def parquet_file(path: Path, schema: pa.Schema, repeating: list[str]) -> Iterato
             target = partial_path(path)
             raise
         finally:
-            with _undisturbed():
-                writer.close()  # where this fails nothing is renamed
-                if rows:
-                    sync(unfinished)
-                    unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+            try:
+                writer.close()
+            except OSError:
+                if not lost:
+                    raise
+            if rows and not lost:
+                publish(file, target)

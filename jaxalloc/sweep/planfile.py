@@ -61,7 +61,7 @@ class PlanFile(BaseModel):
     seed: int = Field(default=0, ge=0)
     table: str | None = None
     solver: str | None = None
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, lt=1 << 31)
     tolerance: float | None = Field(default=None, gt=0, lt=1)
     fields: dict[str, Any] = {}
     axes: dict[str, Any] = {}
@@ -71,7 +71,7 @@ def is_plan_file(path: str | os.PathLike[str]) -> bool:
     """Whether this is a TOML file with something that only plans have."""
     try:
         return bool(_MARKS & set(tomllib.loads(Path(path).read_bytes().decode("utf-8"))))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+    except (OSError, ValueError, RecursionError):  # what is no TOML is for others to judge
         return False
 
 
@@ -148,7 +148,7 @@ def _describe(error: Mapping[str, Any]) -> str:
     wanted = _WANTED.get(field, "another")
     if "ctx" in error and kind.startswith(("greater", "less")):
         limit = next(iter(error["ctx"].values()))
-        rule = kind.replace("_", " ").removesuffix(" equal").replace("than", "than")
+        rule = kind.removesuffix("_equal").replace("_", " ")
         bound = "or equal to " if kind.endswith("equal") else ""
         return f"{field} = {value} must be {rule} {bound}{limit:g}: give {wanted}"
     return f"{field} = {value} is not what is wanted there: give {wanted}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,9 +17,10 @@ from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.solver import Solver
 from jaxalloc.allocation.workload import Workload
 from jaxalloc.sweep import allocations, schedules, settings
-from jaxalloc.sweep.axes import Axis, Span
+from jaxalloc.sweep.axes import Axis, Span, check_whole
 from jaxalloc.sweep.chunks import Job
 from jaxalloc.sweep.designs import (
+    MAX_CONFIGURATIONS,
     Design,
     Draws,
     Grid,
@@ -30,6 +30,7 @@ from jaxalloc.sweep.designs import (
     read_table,
 )
 from jaxalloc.sweep.placement import chunk_rows
+from jaxalloc.sweep.seals import digest_of
 from jaxalloc.workloads.fields import FIELDS, domain_error
 from jaxalloc.workloads.files import load, override, to_workload
 
@@ -68,20 +69,14 @@ class Plan:
         return digest_of(self.describe())
 
 
-def digest_of(description: Mapping[str, Any]) -> str:
-    """SHA-256 of a plan's description, in which the order of the axes counts."""
-    text = json.dumps(description, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def rows_of_chunks(plan: Plan, wanted: int | None, share: int, mesh: Mesh | None) -> int:
     """The rows of a chunk: those wanted, or what suits a process that has a share of the rows.
 
     Raises:
       ValueError: fewer than 1 are wanted.
     """
-    if wanted is not None and wanted < 1:
-        raise ValueError(f"--chunk-size = {wanted} must be at least 1: drop it")
+    if wanted is not None:
+        check_whole("--chunk-size", wanted, 1, MAX_CONFIGURATIONS)
     rows = wanted or chunk_rows(share, plan.job.lane_bytes(), plan.job.most_rows, mesh)
     return min(rows, plan.size)
 
@@ -160,10 +155,14 @@ def _number(name: str, value: Any) -> float:
         raise ValueError(f"fields: {name} is no field: give one of {', '.join(close)}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"fields: {name} = {value!r} is not a number: give {FIELDS[name].meaning}")
-    problem = domain_error(name, float(value))
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond all floating-point numbers
+        number = math.inf
+    problem = domain_error(name, number)
     if problem:
         raise ValueError(f"fields: {problem}")
-    return float(value)
+    return number
 
 
 class _Readers(NamedTuple):
@@ -193,10 +192,9 @@ def _design(
             raise ValueError(f"points = {points}: a grid has as many as its axes: drop it")
         return Grid(tuple(readers.axis(name, values) for name, values in axes.items()))
     found = tuple(readers.drawn(name, values) for name, values in axes.items())
-    if points is None or points < 1:
-        raise ValueError(f"points = {points}: design = {method!r} needs how many to draw")
+    if points is None:
+        raise ValueError(f"points = None: design = {method!r} needs how many to draw")
     if not found:
         raise ValueError(f"axes: design = {method!r} needs at least one")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed = {seed} must be between 0 and 2^63 - 1: give another")
-    return Draws(method, found, points, seed)
+    count = check_whole("points", points, 1, MAX_CONFIGURATIONS)
+    return Draws(method, found, count, check_whole("seed", seed, 0, 2**63 - 1))

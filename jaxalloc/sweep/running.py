@@ -22,6 +22,7 @@ from jaxalloc.sweep.directory import (
     prepare,
     repeating,
 )
+from jaxalloc.sweep.interrupts import Held
 from jaxalloc.sweep.manifest import new_manifest
 from jaxalloc.sweep.parquet import about_schema, check_target, parquet_file, schema_of, to_table
 from jaxalloc.sweep.placement import local_mesh
@@ -74,6 +75,7 @@ def run_plan(
     path: Path | None,
     *,
     resume: bool = False,
+    verify: bool = False,
     chunk_size: int | None = None,
     report: Report = lambda progress: None,
     stop: Stop = lambda: False,
@@ -86,6 +88,7 @@ def run_plan(
       plan: what to do.
       path: a file that ends in .parquet, a folder, or None to keep nothing.
       resume: continue what the folder holds.
+      verify: read all of what it holds.
       chunk_size: rows of a chunk; None: from the memory of the device.
       report: called with the progress after every chunk.
       stop: asked before every chunk; where it says yes nothing more is begun.
@@ -97,7 +100,7 @@ def run_plan(
     group = Alone() if group is None else group
     rows = rows_of_chunks(plan, chunk_size, -(-plan.size // group.count), mesh)
     if path is not None and is_folder(path):
-        wishes = _Wishes(resume, chunk_size, report, stop, group)
+        wishes = _Wishes(resume, verify, chunk_size, report, stop, group)
         outcome = _into_folder(plan, path, mesh, rows, wishes)
     elif group.count > 1 or resume:
         what = "--coordinator" if group.count > 1 else "--resume"
@@ -116,6 +119,7 @@ class _Wishes(NamedTuple):
     """What the caller of `run_plan` wants of a folder, by the same names."""
 
     resume: bool
+    verify: bool
     chunk_size: int | None
     report: Report
     stop: Stop
@@ -132,7 +136,9 @@ def _into_folder(plan: Plan, path: Path, mesh: Mesh | None, rows: int, wishes: _
             nonlocal found
             make_folder(path)
             held.enter_context(locked(path))
-            directory, found = prepare(path, plan, wishes.resume, rows, wishes.chunk_size)
+            directory, found = prepare(
+                path, plan, wishes.resume, rows, wishes.chunk_size, wishes.verify
+            )
             missing = [c for c in range(directory.num_chunks) if c not in found.parts]
             return {"manifest": directory.manifest, "missing": missing}
 
@@ -182,7 +188,8 @@ def _statuses(directory: Directory) -> Counter[str]:
     import pyarrow.parquet as pq
 
     parts = [directory.path / part_name(index) for index in range(directory.num_chunks)]
-    counts = [about_schema(pq.read_schema(part))["status"] for part in parts if part.exists()]
+    found = [about_schema(pq.read_schema(part)) for part in parts if part.exists()]
+    counts = [about.get("status", {}) for about in found]
     return sum(map(Counter, counts), Counter())
 
 
@@ -213,9 +220,14 @@ def _in_order(
     def tabled(chunk: Chunk) -> tuple[Chunk, Any]:
         return chunk, to_table(chunk.columns, schema, plan.job.statuses)
 
-    with store as append:
-        chunks = _until(range(-(-plan.size // rows)), stop)
-        for chunk, table in solve_chunks(plan.design, plan.job, chunks, rows, mesh, tabled):
+    with Held() as held, store as append:  # no row that was solved is lost to a Ctrl-C
+        numbers = range(-(-plan.size // rows))
+        solved = solve_chunks(plan.design, plan.job, _until(numbers, stop), rows, mesh, tabled)
+        for _ in numbers:
+            with held.released():
+                chunk, table = next(solved, (None, None))
+            if chunk is None:
+                break
             append(table)
             keep(chunk)
             statuses += count_statuses(plan, chunk)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,14 @@ from jaxalloc.scheduling.simulation import simulate
 from jaxalloc.sweep.axes import Axis
 from jaxalloc.sweep.designs import Columns, Design
 from jaxalloc.sweep.placement import MostRows, spread
-from jaxalloc.sweep.settings import Instance, check_fixed, make_instance, quality, trace_digests
+from jaxalloc.sweep.settings import (
+    Instance,
+    check_fixed,
+    check_instance,
+    make_instance,
+    quality,
+    trace_digests,
+)
 from jaxalloc.traces.words import policy_keys
 
 _TIMES = (
@@ -69,7 +76,7 @@ class Schedules:
 
     kind = "schedule"
     statuses = tuple(status.name for status in sorted(ScheduleStatus))
-    failures: ClassVar[tuple[str, ...]] = ()  # a policy that does not finish is an answer
+    failures = ("INVALID",)  # a policy that does not finish is an answer
     most_rows = MostRows(cpu=64, accelerator=4096)
 
     @property
@@ -99,10 +106,20 @@ class Schedules:
         return 4 * _ARRAYS_OF_A_REQUEST * self.num_requests
 
     def check(self, design: Design) -> None:
-        """Raise ValueError if the first or the last configuration cannot be."""
-        for row in (0, design.size - 1):
+        """Raise ValueError if no configuration can be."""
+        first = None
+        for row in range(design.size):
             values = design.rows(row, row + 1)
-            self._instance({name: column[0].item() for name, column in values.items()})
+            try:
+                check_instance(
+                    self._instance({name: column[0].item() for name, column in values.items()})
+                )
+            except ValueError as error:
+                first = first or error
+            else:
+                return
+        many = "every configuration is INVALID: of the first, " if design.size > 1 else ""
+        raise ValueError(f"{many}{first}")
 
     def start(self, rows: Columns, count: int, mesh: Mesh | None) -> _Started:
         """Start playing; what `finish` waits for."""

@@ -14,11 +14,12 @@ import numpy as np
 
 from jaxalloc.scheduling import policies
 from jaxalloc.scheduling.batch_time import BatchTime
+from jaxalloc.scheduling.instance import validate
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.sweep.axes import Array, Axis, Quantity, Span, read_axis, read_drawn
 from jaxalloc.traces.intervals import Predictions, calibration
 from jaxalloc.traces.readers import SUFFIXES, read_trace
-from jaxalloc.traces.trace import Trace
+from jaxalloc.traces.trace import Trace, to_requests
 from jaxalloc.traces.words import (
     POLICIES,
     read_arrivals,
@@ -44,7 +45,9 @@ SETTINGS = {
     "capacity": Setting("tokens that the cache holds", "whole", None, 2, 1 << 30),
     "requests": Setting("number of requests", "whole", 1000, 1, 10**7),
     "intervals": Setting("predictions, as --intervals of jaxalloc schedule", "text", "bins:10"),
-    "interval_width": Setting("x: predictions from (1 - x) to (1 + x) times", "number", None, 0),
+    "interval_width": Setting(
+        "x: predictions from (1 - x) to (1 + x) times", "number", None, 0, 1 << 20
+    ),
     "arrivals": Setting("zero, poisson:RATE or trace", "text", "zero"),
     "arrival_rate": Setting("rate of Poisson arrivals", "number", None, 1e-12),
     "prompt": Setting("tokens of a prompt, or their law", "text", "32"),
@@ -144,8 +147,10 @@ def _read_text(name: str, words: str) -> None:
         read_arrivals(words, tiny, False, 0)
     elif name == "batch_time":
         read_batch_time(words)
-    elif name == "prompt" and not words.isdigit():
+    elif name == "prompt" and not words.isdecimal():
         read_source("uniform:least=1,most=1", words, 1 << 20, 1, 1, 0)
+    elif name == "prompt" and int(words) > SETTINGS["capacity"].most:
+        raise ValueError(f"prompt = {words[:20]} … must fit into the cache: give fewer tokens")
 
 
 def check_fixed(given: Mapping[str, Any], varied: set[str]) -> dict[str, Any]:
@@ -207,6 +212,20 @@ def make_instance(settings: Mapping[str, Any]) -> Instance:
         seed=seed,
         stretch=stretch,
     )
+
+
+def check_instance(instance: Instance) -> None:
+    """Raise ValueError if `simulate` would call it INVALID."""
+    made = instance.predictions
+    requests = to_requests(
+        instance.trace,
+        arrival=instance.arrival,
+        lower=made.lower,
+        upper=made.upper,
+        predicted=made.predicted,
+    )
+    in_seconds = instance.batch_time is not None
+    validate(requests, instance.capacity, instance.policy, in_seconds=in_seconds)
 
 
 def quality(instance: Instance) -> tuple[float, float]:

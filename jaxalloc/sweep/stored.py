@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxalloc.sweep.directory import part_name
-from jaxalloc.sweep.manifest import read_manifest
+from jaxalloc.sweep.directory import part_name, verify
+from jaxalloc.sweep.manifest import FORMAT, read_manifest
 from jaxalloc.sweep.parquet import about_schema
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    import pyarrow.parquet as pq
     import xarray as xr
 
 
@@ -59,9 +61,8 @@ class Stored:
     @functools.cached_property
     def num_rows(self) -> int:
         """Rows that are there."""
-        import pyarrow.parquet as pq
-
-        return sum(pq.read_metadata(file).num_rows for file in self.files)
+        with _readable(self.path):
+            return sum(_opened(file).metadata.num_rows for file in self.files)
 
     @property
     def complete(self) -> bool:
@@ -70,12 +71,16 @@ class Stored:
 
     def status(self) -> dict[str, int]:
         """How many rows ended how."""
-        import pyarrow.parquet as pq
+        return dict(Counter(self.table(["status"])["status"].to_pylist()))
 
-        counts: Counter[str] = Counter()
-        for file in self.files:
-            counts.update(pq.read_table(file, columns=["status"])["status"].to_pylist())
-        return dict(counts)
+    def verify(self) -> dict[str, str]:
+        """The files of a folder that are not as they were written, and why; reads all of them.
+
+        Raises:
+          ValueError: it is one file, which has no digests beside it; or the folder holds something
+            else.
+        """
+        return verify(self.path)[1]
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows that are there, in order, as an Arrow table.
@@ -87,7 +92,6 @@ class Stored:
           ValueError: there is no such column; names it and those there are.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         wanted = list(self.columns if columns is None else columns)
         for name in wanted:
@@ -95,7 +99,8 @@ class Stored:
                 raise ValueError(
                     f"column {name!r} is not in {self.path}: {', '.join(self.columns)}"
                 )
-        parts = [pq.ParquetFile(file).read(columns=wanted).select(wanted) for file in self.files]
+        with _readable(self.path):
+            parts = [_opened(file).read(columns=wanted).select(wanted) for file in self.files]
         plain = [part.replace_schema_metadata(None) for part in parts]
         if not plain:
             raise ValueError(f"{self.path} has no rows yet: resume the sweep")
@@ -151,24 +156,43 @@ def _array(column: Any) -> np.ndarray[Any, Any]:
     return values.astype(str) if values.dtype == object else values
 
 
-def open_stored(path: Path) -> Stored:
-    """A sweep on the disk; see `jaxalloc.sweep.open`."""
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raise ValueError, in one line, where something of a sweep cannot be read."""
     import pyarrow as pa
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"sweep = {str(path)!r} does not exist: give a folder or file") from None
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        fix = "run it again with --resume --verify" if path.is_dir() else "sweep again"
+        raise ValueError(f"sweep = {str(path)!r} cannot be read ({reason}): {fix}") from None
+
+
+def _opened(file: Path) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
+    return pq.ParquetFile(file, page_checksum_verification=True)
+
+
+def open_stored(path: Path) -> Stored:
+    """A sweep on the disk; see `jaxalloc.sweep.open`."""
     if path.is_dir():
         manifest = read_manifest(path)
         if manifest is None:
-            raise ValueError(f"sweep = {str(path)!r} has no manifest: give the folder of a sweep")
+            raise ValueError(
+                f"sweep = {str(path)!r} has no manifest, or a damaged one: give the folder of a "
+                "sweep, or run it again with --resume"
+            )
         names = [path / part_name(index) for index in range(manifest["chunks"])]
         return Stored(path, manifest, tuple(name for name in names if name.exists()))
-    try:
-        about = about_schema(pq.read_schema(path))
-    except FileNotFoundError:
-        raise ValueError(f"sweep = {str(path)!r} does not exist: give a folder or file") from None
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"sweep = {str(path)!r} cannot be read ({reason}): correct it") from None
-    if "plan" not in about:
-        raise ValueError(f"sweep = {str(path)!r} was not written by jaxalloc sweep: give another")
+    with _readable(path):
+        about = about_schema(_opened(path).schema_arrow)
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"sweep = {str(path)!r} was not written by jaxalloc sweep of this version, or is "
+            "damaged: give another, or sweep again"
+        )
     return Stored(path, about, (path,))

@@ -184,7 +184,7 @@ def _law(words: str, capacity: int) -> Law:
     name, _, rest = words.partition(":")
     kinds = {"mean": float, "least": int, "most": int, "weight": float, "sigma": float}
     fields: dict[str, Any] = {"most": capacity}
-    for key, text in read_pairs(rest, words):
+    for key, text in read_pairs(rest, name).items():
         if key not in kinds:
             raise ValueError(f"{key} is unknown: choose from {', '.join(kinds)}")
         try:
@@ -203,16 +203,16 @@ def _within(flag: str, words: str) -> Iterator[None]:
         raise ValueError(f"{flag} = {words}: {error}") from None
 
 
-def read_pairs(words: str | None, where: str) -> list[tuple[str, str]]:
+def read_pairs(words: str | None, where: str) -> dict[str, str]:
     """`a=1,b=2` as pairs."""
-    pairs = []
-    for part in (words or "").split(","):
-        if not part.strip():
-            continue
-        key, sign, value = part.partition("=")
-        if not sign:
-            raise ValueError(f"{part!r} in {where} must be NAME=VALUE")
-        pairs.append((key.strip(), value.strip()))
+    pairs: dict[str, str] = {}
+    for part in filter(str.strip, (words or "").split(",")):
+        key, sign, value = map(str.strip, part.partition("="))
+        if not sign or not key or not value:
+            raise ValueError(f"{where} = {part!r} must be FIELD=NAME, such as output=Out")
+        if key in pairs:
+            raise ValueError(f"{where} = {words} says {key} twice: drop one")
+        pairs[key] = value
     return pairs
 
 

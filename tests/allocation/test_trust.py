@@ -45,6 +45,77 @@ def test_clusters_are_not():
     assert found.autocorrelation[-1] > found.noise
 
 
+CAUSES = {
+    "arrivals drift": ("clusters or at a drifting rate",),
+    "lengths drift": ("the lengths drift",),
+    "long ones when many arrive": (
+        "long ones come when many arrive",
+        "clusters or at a drifting rate",
+        "the lengths drift",
+    ),
+    "gaps of cv 3": ("coefficient of variation of 3",),
+}
+
+
+@pytest.mark.parametrize("changed", CAUSES)
+def test_the_cause_is_what_was_changed(changed):
+    rng = np.random.default_rng(7)
+    scale = np.repeat([0.5, 1.5], SIZE // 2)
+    gaps, output = rng.exponential(1, SIZE), rng.integers(1, 500, SIZE)
+    if changed == "arrivals drift":
+        gaps = gaps * scale
+    elif changed == "lengths drift":
+        output = np.ceil(output * scale)
+    elif changed == "gaps of cv 3":
+        gaps = rng.gamma(1 / 9, 9, SIZE)
+    else:
+        gaps, output = gaps * scale[::-1], np.ceil(output * scale)
+    found = trust(trace(gaps, np.append(output, 1)), utilizations=[0.8])
+    assert found.verdict == "not trusted"
+    said = found.sentence.partition("M/G/1 mean: ")[2]
+    every = {name for names in CAUSES.values() for name in names}
+    assert {name for name in every if name in said} == set(CAUSES[changed])
+
+
+@pytest.mark.parametrize("step", [0.5, 3.0, 60.0])
+def test_a_grid_of_times_is_spread(step):
+    rng = np.random.default_rng(8)
+    exact = trace(rng.exponential(0.5, SIZE), rng.integers(1, 500, SIZE + 1))
+    rounded = types.SimpleNamespace(
+        arrival=np.floor(exact.arrival / step) * step, output=exact.output
+    )
+    one, other = (trust(given, utilizations=[0.5, 0.7]) for given in (exact, rounded))
+    assert one.grid is None
+    assert other.grid == pytest.approx(step)
+    assert one.verdict == other.verdict == "trusted"
+    assert f"lie on a grid of {step:g} s" in other.sentence
+    assert other.arrival_cv == pytest.approx(1, abs=0.03)
+
+
+def test_simultaneous_arrivals_and_clockwork_are_no_grid():
+    rng = np.random.default_rng(9)
+    bursts = np.repeat(np.cumsum(rng.exponential(8, SIZE // 8)), 8)
+    found = trust(types.SimpleNamespace(arrival=bursts, output=rng.integers(1, 500, SIZE)))
+    assert found.grid is None
+    assert found.verdict == "not trusted"
+    assert trust(trace(np.ones(SIZE)), utilizations=[0.9]).grid is None
+
+
+@pytest.mark.parametrize("size", [100, 150, 300])
+def test_a_short_trace_cannot_be_judged(size):
+    rng = np.random.default_rng(size)
+    found = trust(trace(rng.exponential(1, size - 1), rng.integers(1, 500, size)))
+    assert found.verdict == "too short to tell"
+    assert "cannot be judged at utilization" in found.sentence
+    assert found.comparisons[-1].verdict == "too short to tell"
+
+
+def test_an_answer_does_not_depend_on_the_others_asked_for():
+    given = trace(np.random.default_rng(1).exponential(1, 500))
+    both = trust(given, utilizations=[0.3, 0.6])
+    assert both.comparisons[1] == trust(given, utilizations=[0.6]).comparisons[0]
+
+
 def test_clockwork_is_overestimated():
     found = trust(trace(np.ones(SIZE)), utilizations=[0.9])
     assert found.comparisons[0].error > 0.1

@@ -157,9 +157,141 @@ def test_a_task_that_the_data_do_not_determine_is_named(command, tables):
     assert [task.mix for task in file.task] == pytest.approx([1 / 3] * 3)
 
 
+LAWS = {
+    "rises": lambda tokens: measured.share([measured.CURVES[3]], tokens)[0],
+    "flat": lambda tokens: np.full(8, 0.5),
+    "perfect": lambda tokens: np.ones(8),
+    "s": lambda tokens: np.array([0.1, 0.1, 0.12, 0.2, 0.5, 0.85, 0.93, 0.95]),
+}
+EACH = 200  # answers at each of eight budgets
+
+
+def exact(laws, budgets=measured.LEVELS, base=0.2, slope=2e-4):
+    """Columns of runs whose shares are those of the laws, and whose times scatter by a tenth."""
+    columns = {name: [] for name in ("task", "tokens", "correct", "seconds")}
+    noise = np.random.default_rng(0).gamma(100, 0.01, EACH)
+    for name in laws:
+        for tokens, share in zip(budgets, LAWS[name](budgets), strict=True):
+            columns["task"] += [name] * EACH
+            columns["tokens"] += [int(tokens)] * EACH
+            columns["correct"] += (np.arange(EACH) < round(EACH * share)).astype(int).tolist()
+            columns["seconds"] += ((base + slope * tokens) * noise).tolist()
+    return columns
+
+
+def test_partial_writes_constants_in_the_mix_and_laws_that_miss(command, tmp_path):
+    names = ("rises", "flat", "perfect", "s")
+    budgets = measured.LEVELS + 256
+    write(tmp_path / "runs.csv", exact(names, budgets))
+    rng = np.random.default_rng(0)
+    time = np.cumsum(rng.exponential(10, 400)).tolist()
+    write(tmp_path / "log.csv", {"time_ms": [1e3 * t for t in time], "task": list(names) * 100})
+    line = "fit runs.csv --arrivals log.csv --arrival-columns time=time_ms --out a.toml --json"
+    code, out, err = command(line)
+    assert code == 1
+    assert not (tmp_path / "a.toml").exists()
+    tasks = {task["name"]: task for task in json.loads(out)["tasks"]}
+    found = {name: tasks[name]["accuracy"]["status"] for name in names}
+    assert found == dict(
+        zip(names, ("CONVERGED", "FLAT", "ALL_CORRECT", "LACK_OF_FIT"), strict=True)
+    )
+    assert tasks["s"]["accuracy"]["goodness"]["p_value"] < 1e-3 < tasks["s"]["service"]["p_value"]
+    assert "do not determine flat, perfect, and the laws miss those of s: measure more" in err
+    code, out, err = command(line + " --partial")
+    assert code == 0
+    file = files.load(tmp_path / "a.toml")
+    task = dict(zip(file.task_names, file.task, strict=True))
+    assert sorted(task) == sorted(names)
+    assert [own.mix for own in file.task] == [0.25] * 4
+    assert file.arrival_rate == pytest.approx(399 / (time[-1] - time[0]))
+    assert (task["flat"].gain, task["flat"].floor) == (0, 0.5)
+    assert (task["perfect"].gain, task["perfect"].floor) == (0, 1)
+    best = {own["name"]: own["tokens"] for own in json.loads(out)["decision"]["tasks"]}
+    assert best["flat"]["value"] == best["perfect"]["value"] == 256
+    assert "flat: written as constant: its smallest measured budget, 256 tokens, is its best" in err
+    solved = json.loads(command("solve a.toml --json").out)
+    assert solved["status"] == "CONVERGED"
+
+
+def test_an_optimum_where_nothing_was_measured_is_flagged(command, tmp_path):
+    write(tmp_path / "runs.csv", exact(["rises"], measured.LEVELS + 256))
+    for line, beyond in (
+        ("--accuracy-weight 1", "tokens, is below the smallest measured budget, 256: an extrap"),
+        (
+            "--accuracy-weight 1e6",
+            "is the largest that was measured, a bound that only the default",
+        ),
+        ("--accuracy-weight 1e6 --max-tokens 99999", "above the largest measured budget, 16,640"),
+        ("--accuracy-weight 30", None),
+    ):
+        code, out, err = command(f"fit runs.csv --json {line}")
+        assert code == 0
+        (task,) = json.loads(out)["decision"]["tasks"]
+        assert (task["extrapolation"] is None) == (beyond is None)
+        assert err == "" if beyond is None else beyond in err
+
+
+def test_nothing_without_an_optimum_is_written(command, tmp_path):
+    write(tmp_path / "runs.csv", exact(["rises"], base=20.0))
+    code, out, err = command("fit runs.csv --out a.toml")
+    assert code == 1
+    assert "0.1 queries / s overload the server even at the smallest budgets" in err
+    assert not (tmp_path / "a.toml").exists()
+    assert "nan" not in (out + err).lower()
+
+
+def test_latencies_in_a_batch_are_no_service_times(command, tmp_path):
+    write(tmp_path / "runs.csv", exact(["rises"], base=6.4, slope=64e-4))
+    times = np.cumsum(np.random.default_rng(0).exponential(0.5, 300)).tolist()
+    write(tmp_path / "log.csv", {"time": times})
+    for known in ("--arrivals log.csv", "--arrival-rate 2"):
+        code, out, err = command(f"fit runs.csv {known}")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "in service at once" in err
+        assert "give --concurrency" in err
+    code, out, err = command("fit runs.csv --arrival-rate 2 --concurrency 32 --json --out a.toml")
+    assert code == 0
+    assert "--concurrency 32: times are those measured / 32" in err
+    (task,) = files.load(tmp_path / "a.toml").task
+    assert task.base_time == pytest.approx(0.2, rel=0.1)
+    assert task.time_per_token == pytest.approx(2e-4, rel=0.02)
+
+
+def test_milliseconds_are_told_by_their_name_or_doubted(command, tmp_path):
+    columns = exact(["rises"])
+    columns["latency_ms"] = [1e3 * time for time in columns.pop("seconds")]
+    write(tmp_path / "runs.csv", columns)
+    code, out, err = command("fit runs.csv --columns seconds=latency_ms --json")
+    assert (code, err) == (0, "")
+    service = json.loads(out)["tasks"][0]["service"]
+    assert service["time_per_token"]["value"] == pytest.approx(2e-4, rel=0.02)
+    columns["latency"] = [1e7 * time for time in columns.pop("latency_ms")]
+    write(tmp_path / "runs.csv", columns)
+    err = command("fit runs.csv --columns seconds=latency").err
+    assert "s a token is implausible: check the unit of the times" in err
+
+
+def test_what_is_left_out_is_said_with_its_traffic(command, tmp_path):
+    columns = exact(["rises", "flat"])
+    columns["correct"][8 * EACH :] = [0] * (8 * EACH)
+    write(tmp_path / "runs.csv", columns)
+    for mix, said in (
+        ("--mix rises=3,flat=1", "flat left out with 25.0% of the arrivals: 0.15 / s of 0.2 / s"),
+        ("", "flat left out: the workload has nothing of their arrivals"),
+    ):
+        code, _, err = command(f"fit runs.csv --partial --arrival-rate 0.2 --out a.toml {mix}")
+        assert code == 0
+        assert said in err
+    code, _, err = command("fit runs.csv --partial --mix rises=2")
+    assert code == 0
+    assert "--mix names no flat: a share of 0" in err
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
+        ("fit runs.csv --mix easy=0.8", "--mix sums to 0.8 without hard, middling: give every"),
+        ("fit runs.csv --concurrency 0", "--concurrency = 0 must be at least 1"),
         ("fit absent.csv", "absent.csv does not exist: give"),
         ("fit runs.txt", "runs.txt must end in .csv or .parquet"),
         ("fit runs.csv --out a.txt", "--out = 'a.txt' must end in .toml"),

@@ -130,6 +130,7 @@ def test_an_overloaded_server(command):
         ("trust a.csv --utilization 2", "--utilization = 2 must be between 0 and 1"),
         ("trust a.csv --utilization x", "--utilization = 'x' is not a number"),
         ("trust a.csv --columns x", "--columns = 'x' must be FIELD=NAME"),
+        ("trust a.csv --columns a=b,a=c", "--columns = a=b,a=c says a twice: drop one"),
         ("trust a.csv --base-tokens -1", "--base-tokens = -1 must not be negative"),
     ],
 )
@@ -143,15 +144,17 @@ def test_bad_input(command, line, named):
 def write_trace(folder):
     rng = np.random.default_rng(0)
     arrival, output = np.cumsum(rng.exponential(size=2000)), rng.integers(1, 300, 2000)
-    rows = [f"{time},10,{tokens}" for time, tokens in zip(arrival, output, strict=True)]
-    (folder / "t.csv").write_text("\n".join(["When,prompt,output", *rows]))
+    rows = [f"{time},{tokens}" for time, tokens in zip(arrival, output, strict=True)]
+    (folder / "t.csv").write_text("\n".join(["When,Out", *rows]))
 
 
 def test_trust(command, tmp_path):
     write_trace(tmp_path)
-    line = "trust t.csv --columns arrival=When --utilization 0.5"
+    line = "trust t.csv --columns arrival=When,output=Out --utilization 0.5"
     found = document(command, line)
-    assert found["verdict"] == "trusted"
+    assert (found["verdict"], found["time_unit"]) == ("trusted", "s")
+    faster = document(command, f"{line} --time-unit ms")
+    assert faster["arrival_rate"] == pytest.approx(1000 * found["arrival_rate"])
     assert [one["utilization"] for one in found["comparisons"]] == [0.5]
     outcome = command(f"{line} --plot a.png")
     assert outcome.code == 0

@@ -3,11 +3,13 @@
 import json
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from jaxalloc import sweep
 from jaxalloc.cli import schedule as module
 from jaxalloc.cli.errors import BadInput
 
@@ -74,11 +76,53 @@ def test_a_trace_in_seconds(tmp_path):
         assert 0.04 < row["mean_time_to_first_token"] <= row["mean_latency"] < 60
 
 
-def test_a_picture(tmp_path):
-    code, _, _ = schedule(f"{FAST} --plot {tmp_path / 'picture.svg'}")
+def test_a_picture_names_all_that_it_draws(tmp_path):
+    code, _, _ = schedule(f"{FAST} --plot {tmp_path / 'picture.SVG'}")
     assert code == 0
-    text = (tmp_path / "picture.svg").read_text()
-    assert text.startswith("<?xml")
+    text = (tmp_path / "picture.SVG").read_text()
+    for name in ("A_min", "A_max", "H-SF (hindsight)", "capacity, 400 tokens"):
+        assert f"<!-- {name} -->" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "axis"),
+    [("geometric:mean=20", {"seed": [4, 5, 6]}), ("t.csv", {"stretch": "0:2:3"})],
+)
+def test_the_replications_are_those_of_a_sweep(source, axis, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = [f"{i},{rng.integers(1, 50)},{rng.integers(1, 60)}" for i in range(90)]
+    (tmp_path / "t.csv").write_text("arrival,prompt,output\n" + "\n".join(rows) + "\n")
+    given = {"intervals": "noise:0.7", "arrivals": "poisson:0.1", "requests": 25, "capacity": 400}
+    flags = " ".join(f"--{name} {value}" for name, value in given.items())
+    line = f"{source} {flags} --policies alpha_beta --replications 3 --seed 4 --json"
+    document = json.loads(schedule(line).out)
+    with jax.enable_x64(True):
+        fields = given | {"policy": "alpha_beta"} | ({} if "seed" in axis else {"seed": 4})
+        plan = sweep.plan(schedule=source, axes=axis, fields=fields)
+        swept = sweep.run(plan, tmp_path / "out").to_pandas()
+    assert len(swept) == 3
+    row = document["policies"][0] | document["calibration"]
+    for figure in ("mean_latency", "p95_latency", "total_evictions", "makespan", "mean_width"):
+        assert row[figure] == pytest.approx(swept[figure].mean(), rel=1e-12), figure
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    path = tmp_path / "half.csv"
+    lines = [f"{i},{s},{o}" for i in range(4) for s, o in ((10, 10), (100, 10), (10, 0))]
+    path.write_text("arrival_ms,prompt,output\n" + "\n".join(lines) + "\n")
+    line = (
+        f"{path} --columns arrival=arrival_ms --capacity 50 --requests 4 --policies vllm "
+        "--arrivals trace --batch-time 1:0:0:0"
+    )
+    document = json.loads(schedule(f"{line} --json").out)
+    assert document["too_long"] == {"requests": 4, "of": 8, "token_share": 440 / 520}
+    assert document["without_output"] == 4
+    assert document["time_unit"] == "ms"
+    text = " ".join(schedule(line).out.split())
+    assert "4 of 8 requests, with 84.6% of all tokens, are left out" in text
+    assert "4 requests without output are left out" in text
+    assert "arrivals of the trace, read as ms" in text
 
 
 def test_no_policy_finishes():
@@ -109,8 +153,21 @@ def test_no_policy_finishes():
         (f"{FAST} --batch-time 1:2", "--batch-time = 1:2 must be llama2-70b or four"),
         (f"{FAST} --aging -1", "--aging = -1 must be at least 0"),
         (f"{FAST} --seed -1", "--seed = -1 must be from 0 to"),
-        (f"{FAST} --plot nowhere/x.png", "--plot = nowhere/x.png must be a .png"),
+        (f"{FAST} --plot nowhere/x.png", "--plot = 'nowhere/x.png': there is no folder"),
+        (f"{FAST} --plot x.txt", "--plot = 'x.txt' must end in .png"),
         (f"{FAST} --requests 0", "--requests = 0 must be at least 1"),
+        (f"{FAST} --requests 1000000000", "--requests = 1000000000 must be at most 10000000"),
+        (f"{FAST} --replications 1000000", "is more than 10000000: lower one"),
+        (f"{FAST} --max-rounds 99999999999", "--max-rounds = 99999999999 must be at most"),
+        ("geometric:mean=9 --capacity 9999999999", "--capacity = 9999999999 must be at most"),
+        (f"{FAST} --intervals bins:2.9", "bins = 2.9 must be a whole number"),
+        (f"{FAST} --intervals one:3:2", "from 3 to 2 must rise"),
+        (f"{FAST} --intervals relative:nan", "width = nan must not be negative"),
+        (f"{FAST} --arrivals poisson:inf", "--arrivals = poisson:inf must have a rate"),
+        (f"{FAST} --arrivals trace --batch-time 1:0:0:0", "no column of the trace is known to be"),
+        (f"{FAST} --batch-time 1:0:0:nan", "--batch-time = 1:0:0:nan must be llama2-70b or four"),
+        (f"{FAST} --time-unit ms", "is no file: drop --columns and --time-unit"),
+        (f"{FAST} --columns output=o", "is no file: drop --columns and --time-unit"),
         (f"{FAST} --intervals one:1:3", "= 3 does not suit AMax: it must cover the output"),
     ],
 )

@@ -8,10 +8,14 @@ import signal
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import typer
+from sweeps import small_disk
 
 import jaxalloc
+from jaxalloc import sweep
 from jaxalloc.cli import sweep_progress
-from jaxalloc.sweep import directory
+from jaxalloc.cli.sweep_answer import complain
+from jaxalloc.sweep import directory, running
 from jaxalloc.sweep.designs import Grid
 
 TOKENS = [f"tokens.{task}" for task in ("AIME24", "AIME25", "GPQA-D", "GSM8K", "HMMT25")]
@@ -67,7 +71,7 @@ def test_the_order_of_the_flags_is_the_order_of_the_rows(command, tmp_path):
 
 
 def test_the_document(command):
-    code, out, err = command("sweep qwen3-8b --arrival-rate 0.1:90:2:log --json")
+    code, out, err = command("sweep qwen3-8b --arrival-rate 0.1:90:2:log --json --out a.parquet")
     assert (code, err) == (0, "")  # an overloaded server is an answer
     document = json.loads(out)
     assert document["configurations"] == 2
@@ -80,7 +84,7 @@ def test_the_document(command):
 
 def test_a_lane_that_did_not_converge_is_a_failure(command):
     line = "--max-tokens 100:20000:2 --tolerance 1e-16 --max-steps 2"
-    code, out, err = command(f"sweep qwen3-8b {line} --json")
+    code, out, err = command(f"sweep qwen3-8b {line} --json --out a.parquet")
     assert code == 1
     assert err.startswith("jaxalloc: MAX_STEPS: 1 configurations: the residual is above")
     assert json.loads(out)["status"] == {"MAX_STEPS": 1, "CONVERGED": 1}
@@ -106,7 +110,7 @@ def press_ctrl_c(monkeypatch, times, at):
     rows = Grid.rows
 
     def pressed(grid, start, stop):
-        if start == at:
+        if start == at and stop > start + 1:  # not the row that a plan is judged by
             for _ in range(times):
                 os.kill(os.getpid(), signal.SIGINT)
         return rows(grid, start, stop)
@@ -137,9 +141,51 @@ def test_ctrl_c_keeps_the_chunks_that_were_begun(command, tmp_path, monkeypatch)
     assert len(jaxalloc.sweep.open(tmp_path / "folder").table()) == 10
 
 
+@pytest.mark.parametrize("point", ["append", "rows", "close", "publish"])
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_a_second_ctrl_c_at_any_moment_loses_no_row(command, tmp_path, monkeypatch, point, chunk):
+    """Three presses, before and after what is done with the last chunk, by whichever thread."""
+    from jaxalloc.sweep import parquet, processes
+
+    def leave(code):
+        raise typer.Exit(code)
+
+    def with_presses(work, count=[0]):  # noqa: B006
+        def pressed(*arguments, **options):
+            count[0] += 1
+            if count[0] < (chunk if point in ("append", "rows") else 1):
+                return work(*arguments, **options)
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGINT)
+            made = work(*arguments, **options)
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGINT)
+            return made
+
+        return pressed
+
+    monkeypatch.setattr(processes, "leave_at_once", leave)
+    places = {
+        "append": (pq.ParquetWriter, "write_table"),
+        "rows": (running, "count_statuses"),
+        "close": (pq.ParquetWriter, "close"),
+        "publish": (parquet, "publish"),
+    }
+    owner, name = places[point]
+    monkeypatch.setattr(owner, name, with_presses(getattr(owner, name)))
+    code, out, err = command(
+        "sweep qwen3-8b --arrival-rate 0.1:0.2:10 --chunk-size 4 --out a.parquet"
+    )
+    assert (code, out) == (130, "")
+    done, where = re.search(r"after (\d+) of 10 configurations: they are in ([\w.]+)", err).groups()
+    assert where == ("a.parquet" if int(done) == 10 else "a.partial.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == [where]
+    assert len(pq.read_table(tmp_path / where)) == int(done)
+
+
 def test_a_log_file_gets_lines_with_rate_and_remaining_time(command, monkeypatch):
     monkeypatch.setattr(sweep_progress, "_LINE_EVERY", 0.0)
-    _, _, err = command("sweep qwen3-8b --arrival-rate 0.1:0.2:10 --chunk-size 4")
+    _, _, err = command("sweep qwen3-8b --arrival-rate 0.1:0.2:10 --chunk-size 4 --out a")
     pattern = r"jaxalloc: \d+ of 10 \(\d+\.0%\), [\d,]+ / s, [\d,]+ s left"
     lines = err.splitlines()
     assert len(lines) == 3
@@ -160,17 +206,17 @@ def test_a_dry_run_says_what_it_would_take(command, tmp_path):
     for rows in (0, -5):
         code, out, err = command(f"{line} --chunk-size {rows}")
         assert (code, out) == (2, "")
-        assert err == f"jaxalloc: --chunk-size = {rows} must be at least 1: drop it\n"
+        assert err.startswith(f"jaxalloc: --chunk-size = {rows} must be a whole number from 1 to")
 
 
 def test_a_full_disk_keeps_the_parts_of_a_folder(command, tmp_path, monkeypatch):
     line = "sweep qwen3-8b --arrival-rate 0.1:0.2:10 --chunk-size 4 --out folder"
     write = directory.write_whole
 
-    def full(path, data):
+    def full(path, data, **options):
         if path.name == "part-0000002.parquet":
             raise OSError(28, "No space left on device")
-        write(path, data)
+        write(path, data, **options)
 
     monkeypatch.setattr(directory, "write_whole", full)
     code, out, err = command(line)
@@ -193,11 +239,12 @@ def test_a_plan_file_is_swept_resumed_and_confirmed(command, tmp_path):
     code, out, err = command("sweep plan.toml --out folder --resume --json")
     assert (code, err) == (0, "")
     assert (json.loads(out)["solved"], json.loads(out)["status"]) == (0, {"CONVERGED": 10})
-    assert "folder is complete" in command("sweep plan.toml --out folder --resume").out
-    code, _, err = command("sweep plan.toml --decay 1")
+    out = command("sweep plan.toml --out folder --resume").out
+    assert "folder is complete" in out
+    code, _, err = command("sweep plan.toml --decay 1 --dry-run")
     assert (code, err) == (2, "jaxalloc: decay: plan.toml is a plan: write it there\n")
     for ignored in ("--solver fixed-point", "--max-steps 2", "--tolerance 1e-3"):
-        code, _, err = command(f"sweep plan.toml {ignored}")
+        code, _, err = command(f"sweep plan.toml {ignored} --dry-run")
         assert code == 2
         assert "solver, max_steps or tolerance: plan.toml is a plan: write it there" in err
 
@@ -210,7 +257,8 @@ def test_a_disk_that_fills_up_is_named_and_leaves_nothing(command, tmp_path, mon
     code, out, err = command("sweep qwen3-8b --out a.parquet")
     assert (code, out) == (2, "")
     assert err == (
-        "jaxalloc: --out = 'a.parquet': No space left on device: make room or give another\n"
+        "jaxalloc: --out = 'a.parquet': No space left on device: make room, or give a folder, "
+        "which keeps what was solved\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -229,3 +277,110 @@ def test_the_frontier_is_drawn(command, tmp_path, axes):
     assert (code, err) == (0, "")
     assert "wrote a.png" in out
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_picture_drawn_from_a_finished_folder_was_drawn_now(command):
+    line = "sweep qwen3-8b --accuracy-weight 1:300:9:log --out a"
+    command(line)
+    out = command(f"{line} --resume --plot p.png").out
+    assert "a is complete" in out
+    assert "wrote p.png" in out
+
+
+def test_a_sweep_that_would_keep_nothing_is_refused(command):
+    code, out, err = command("sweep qwen3-8b --arrival-rate 0.1:0.2:10 --json")
+    assert (code, out) == (2, "")
+    assert err.startswith("jaxalloc: --out is missing: give a file (.parquet) or a folder")
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("--min-tokens 20000", "min_tokens[0] = 20000 must not exceed max_tokens"),
+        ("--min-tokens 20000:30000:9 --arrival-rate 0.1:0.2:9", "of the first, min_tokens[0] = 20"),
+        ("--axis min-tokens.GSM8K=9e4", "min_tokens[3] = 90000 must not exceed max_tokens"),
+        ("--min-tokens 2e4:3e4 --design sobol --points 9", "every configuration is INVALID"),
+    ],
+)
+def test_a_sweep_of_nothing_but_impossible_workloads_is_refused(command, tmp_path, line, named):
+    code, out, err = command(f"sweep qwen3-8b {line} --out a")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert named in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_some_impossible_rows_are_counted(command):
+    code, out, err = command("sweep qwen3-8b --min-tokens 30000:10:7 --json --out a")
+    assert code == 1
+    count = json.loads(out)["status"]["INVALID"]
+    assert 0 < count < 7
+    assert err.startswith(f"jaxalloc: INVALID: {count} configurations: a field of the workload is")
+    schedules = sweep.plan(
+        schedule="geometric:mean=20", fields={"capacity": 400, "requests": 5}, axes={"seed": [1, 2]}
+    )
+    for statuses, ended in (({"FINISHED": 2}, 0), ({"FINISHED": 1, "INVALID": 1}, 1)):
+        try:
+            complain(schedules, statuses)
+            code = 0
+        except typer.Exit as stopped:
+            code = stopped.exit_code
+        assert code == ended
+
+
+def test_a_folder_is_verified_and_mended(command, tmp_path):
+    line = "sweep qwen3-8b --arrival-rate 0.1:0.2:10 --chunk-size 4 --out folder"
+    command(line)
+    line = line.replace(" --chunk-size 4", "")
+    code, out, err = command(f"{line} --verify --json")
+    assert (code, err, json.loads(out)["damaged"]) == (0, "", {})
+    assert "3 parts" in command(f"{line} --verify").out
+    part = tmp_path / "folder" / "part-0000001.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole.replace(whole[100:101], bytes([whole[100] ^ 1]), 1))
+    code, out, err = command(f"{line} --verify --json")
+    assert (code, json.loads(out)["damaged"]) == (1, {part.name: "its digest differs"})
+    assert command(f"{line} --resume").code == 0  # which does not read what the footer tells
+    assert part.read_bytes() != whole
+    code, out, err = command(f"{line} --resume --verify --json")
+    assert (code, json.loads(out)["solved"]) == (0, 4)
+    assert err == "jaxalloc: part-0000001.parquet was damaged (its digest differs): solved again\n"
+    assert part.read_bytes() == whole
+    for wrong, named in (
+        ("sweep qwen3-8b --verify", "--verify is of a folder: add --out FOLDER"),
+        ("sweep qwen3-8b --verify --out folder", "is of another plan"),
+        ("sweep qwen3-8b --verify --out nothing", "'nothing' is no folder"),
+        ("sweep qwen3-8b --verify --out a.parquet", "'a.parquet' is no folder"),
+        ("sweep qwen3-8b --verify --out . --dry-run", "--verify only reads: drop --plot and"),
+        (f"{line} --resume --out a.parquet", "'a.parquet' is one file: give a folder"),
+    ):
+        code, _, err = command(wrong)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert named in err
+
+
+def test_a_damaged_folder_is_one_line(command, tmp_path):
+    line = "sweep qwen3-8b --arrival-rate 0.1:0.2:3 --accuracy-weight 1:9:3 --out folder"
+    command(line)
+    rng = np.random.default_rng(1)
+    manifest, part = (tmp_path / "folder" / n for n in ("_manifest.json", "part-0000000.parquet"))
+    for path in (manifest, part):
+        data = path.read_bytes()
+        for place in len(data) - rng.integers(1, 600, 3):  # the end of a part is its footer
+            path.write_bytes(data[:place] + bytes([data[place] ^ 8]) + data[place + 1 :])
+            if path is manifest:
+                code, _, err = command("plot folder --kind heat --json")
+                assert (code, len(err.splitlines())) == (2, 1)
+            code, _, err = command(f"{line} --verify")
+            assert code == (2 if path is manifest else 1)
+            assert len(err.splitlines()) == code - 1
+        path.write_bytes(data)
+    assert command(f"{line} --verify").code == 0
+
+
+def test_a_full_disk_in_a_picture_is_one_line(command, tmp_path):
+    line = "sweep qwen3-8b --accuracy-weight 1:300:9:log --out a.parquet --plot p.png"
+    with small_disk(20_000):
+        code, out, err = command(line)
+    assert (code, out) == (2, "")
+    assert err.startswith("jaxalloc: p.png was not drawn (File too large)")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]

@@ -1,26 +1,27 @@
 """A folder of parts: continued exactly, whatever became of it; nothing valid is lost."""
 
 import json
-import resource
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sweeps
-from sweeps import CHUNK, ROWS, names, run, study
+from sweeps import CHUNK, ROWS, names, run, small_disk, study
 
 from jaxalloc import sweep
 from jaxalloc.sweep import directory, running
 from jaxalloc.sweep.directory import part_name
 from jaxalloc.sweep.manifest import MANIFEST
+from jaxalloc.sweep.seals import seal, seal_name, unseal
 
 PARTS = [part_name(index) for index in range(5)]
+SEALS = [seal_name(part) for part in PARTS]
+ALL = [MANIFEST, *SEALS, *PARTS]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_holds_parts_in_order_and_a_manifest(folder, whole):
-    assert names(folder) == [MANIFEST, *PARTS]
+    assert names(folder) == ALL
     manifest = json.loads((folder / MANIFEST).read_text())
     assert manifest["complete"] is True
     assert (manifest["configurations"], manifest["chunk_size"], manifest["chunks"]) == (33, 8, 5)
@@ -63,7 +64,7 @@ def test_what_is_missing_is_solved_and_nothing_else(folder, whole, gone):
     result = run(folder, resume=True, report=reports.append)
     assert result.complete
     assert result.table() == whole
-    assert names(folder) == [MANIFEST, *PARTS]
+    assert names(folder) == ALL
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
     assert len(reports) == len(set(gone) - {MANIFEST})
     if reports:
@@ -96,23 +97,85 @@ def test_a_truncated_part_is_named_and_solved_again(folder, whole, keep):
     assert sweep.open(folder).table() == whole
 
 
-def test_a_flipped_bit_changes_no_row_unseen(folder, whole):
-    data = (folder / PARTS[3]).read_bytes()
+def test_no_damaged_byte_is_accepted(folder, whole):
+    """A slice of benchmarks/sweep/damages.py."""
     rng = np.random.default_rng(2)
-    found = 0
-    for place in rng.choice(len(data), 60, replace=False):
-        broken = bytearray(data)
-        broken[place] ^= 1 << rng.integers(8)
-        (folder / PARTS[3]).write_bytes(broken)
-        try:
-            outcome = running.run_plan(study(), folder, resume=True)
-        except ValueError as error:  # its label was hit
-            assert PARTS[3] in str(error) or "was begun with" in str(error)  # noqa: PT017
-            found += 1
-            continue
-        found += set(outcome.damaged) == {PARTS[3]}
+    footer = json.loads((folder / SEALS[3]).read_text())["footer_length"]
+    for name in (PARTS[3], SEALS[3], MANIFEST):
+        data = (folder / name).read_bytes()
+        for place in rng.choice(len(data), 40, replace=False):
+            broken = bytearray(data)
+            broken[place] ^= rng.integers(1, 256)
+            (folder / name).write_bytes(broken)
+            if name == MANIFEST:
+                with pytest.raises(ValueError, match="is missing or damaged: --resume makes it"):
+                    directory.verify(folder)
+            else:
+                assert directory.verify(folder)[1].keys() == {PARTS[3]}
+                quick = directory._inspect(folder, "", study_manifest(folder), ALL, whole=False)
+                seen = name == SEALS[3] or place >= len(data) - footer
+                assert quick.damaged.keys() == ({PARTS[3]} if seen else set())
+        outcome = running.run_plan(study(), folder, resume=True, verify=True)
+        assert outcome.damaged.keys() == (set() if name == MANIFEST else {PARTS[3]})
+        assert directory.verify(folder) == (5, {})
+        assert sweep.open(folder).verify() == {}
         assert sweep.open(folder).table() == whole
-    assert found > 30
+
+
+def study_manifest(folder):
+    return unseal((folder / MANIFEST).read_bytes())
+
+
+def test_a_resume_reads_footers_and_a_verification_the_rest(folder, monkeypatch):
+    read = []
+    whole = type(folder).read_bytes
+    monkeypatch.setattr(type(folder), "read_bytes", lambda path: read.append(path) or whole(path))
+    run(folder, resume=True)
+    assert not any(path.suffix == ".parquet" for path in read)
+    run(folder, resume=True, verify=True)
+    assert {path.name for path in read if path.suffix == ".parquet"} == set(PARTS)
+
+
+@pytest.mark.parametrize("gone", [*SEALS[:1], PARTS[1]])
+def test_what_is_gone_from_a_finished_folder_is_named(folder, whole, gone):
+    (folder / gone).unlink()
+    part = PARTS[0] if gone in SEALS else gone
+    reason = "it has no digest" if gone in SEALS else "it is missing"
+    assert sweep.open(folder).verify() == {part: reason}
+    assert run(folder, resume=True).table() == whole
+    assert sweep.open(folder).verify() == {}
+
+
+def test_parts_that_changed_their_names_are_named(folder):
+    for name in (PARTS[0], SEALS[0]):
+        (folder / name).rename(folder / name.replace("0000000", "0000001"))
+    with pytest.raises(ValueError, match=f"holds {PARTS[1]}, a part of another sweep"):
+        sweep.open(folder).verify()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        "[" * 100_000,
+        '{"format": 2, "sha256": 1}',
+        "9" * 5000,
+        seal({"format": 1, "plan": {}}),
+        seal({"format": 2}).replace("2", "3", 1),
+        b"\xff\xfe".decode("latin-1"),
+    ],
+)
+def test_a_manifest_that_says_something_else_is_none_and_made_again(folder, whole, text):
+    before = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(ValueError, match="has no manifest, or a damaged one") as caught:
+        sweep.open(folder)
+    assert len(str(caught.value).splitlines()) == 1
+    assert run(folder, resume=True).table() == whole
+    assert json.loads((folder / MANIFEST).read_text())["plan"] == json.loads(before)["plan"]
 
 
 def unchanged(folder, **options):
@@ -149,10 +212,14 @@ def test_the_order_of_the_axes_is_a_part_of_the_plan(folder):
 
 
 def test_a_foreign_part_is_named(folder):
-    pq.write_table(pa.table({"x": [1]}), folder / "part-0000009.parquet")
-    assert "holds part-0000009.parquet, a part of another" in unchanged(folder, resume=True)
-    (folder / "part-0000009.parquet").rename(folder / "mine.parquet")
-    assert "holds mine.parquet, a part of another" in unchanged(folder, resume=True)
+    pq.write_table(pa.table({"x": [1]}), folder / PARTS[1])
+    (folder / SEALS[1]).unlink()
+    assert f"holds {PARTS[1]}, which is no part: move it away" in unchanged(folder, resume=True)
+    (folder / PARTS[1]).rename(folder / "mine.parquet")
+    assert "holds mine.parquet, which is no part" in unchanged(folder, resume=True)
+    (folder / "mine.parquet").unlink()
+    (folder / "part-0000009.parquet").write_text("damaged")
+    assert "holds part-0000009.parquet, which is no part of it" in unchanged(folder, resume=True)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -160,20 +227,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert "holds 'notes.txt' and no manifest" in unchanged(tmp_path, resume=True)
 
 
-def test_a_manifest_that_lacks_entries_is_none_and_made_again(folder, whole):
-    whole_manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text('{"format": 1}')
-    with pytest.raises(ValueError, match="has no manifest: give the folder of a sweep"):
-        sweep.open(folder)
-    run(folder, resume=True)
-    assert json.loads((folder / MANIFEST).read_text())["plan"] == whole_manifest["plan"]
-    assert sweep.open(folder).table() == whole
-
-
 @pytest.mark.parametrize("key", ["jax", "dtype", "device", "jaxalloc"])
 def test_a_folder_that_would_not_be_continued_exactly_is_named(folder, key):
-    manifest = json.loads((folder / MANIFEST).read_text()) | {key: "another"}
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(seal(study_manifest(folder) | {key: "another"}))
     assert f"was begun with {key} = another" in unchanged(folder, resume=True)
 
 
@@ -182,24 +238,13 @@ def test_two_sweeps_do_not_share_a_folder(folder):
         assert "another sweep is writing there" in unchanged(folder, resume=True)
 
 
-@contextmanager
-def small_disk(most):
-    """No file may grow beyond that many bytes, as if the disk were full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_is_named_and_the_sweep_goes_on_later(tmp_path, whole):
     folder = tmp_path / "sweep"
     run(folder)
     (folder / PARTS[1]).unlink()
     with small_disk(2000), pytest.raises(OSError, match="File too large"):
         run(folder, resume=True)
-    assert names(folder) == [MANIFEST, PARTS[0], *PARTS[2:]]
+    assert names(folder) == [name for name in ALL if name != PARTS[1]]
     assert run(folder, resume=True).table() == whole
 
 

@@ -4,6 +4,7 @@ import pytest
 
 import jaxalloc
 from jaxalloc import sweep
+from jaxalloc.sweep.settings import SETTINGS
 
 FILE = """
 workload = "qwen3-8b"
@@ -112,6 +113,52 @@ def test_a_bad_plan_is_one_line(tmp_path, text, named):
     message = str(caught.value)
     assert named in message
     assert len(message.splitlines()) == 1
+
+
+HUGE = [
+    2**31,
+    2**53 + 1,
+    2**63 - 1,
+    2**63,
+    2**64,
+    10**30,
+    10**400,
+    10**5000,
+    -(10**30),
+    1e300,
+    True,
+]
+
+
+@pytest.mark.parametrize("value", HUGE, ids=range(len(HUGE)))
+def test_huge_numbers_are_a_plan_or_one_line(value):
+    drawn = {"axes": {"arrival_rate": "0.1:1"}, "design": "random"}
+    tries = [{"fields": {name: value}} for name in ("max_tokens", "service_cv")]
+    tries += [
+        {"axes": {name: given}}
+        for name in ("max_tokens", "mix.GSM8K")
+        for given in (value, [1, value])
+    ]
+    tries += [drawn | {"points": value}, drawn | {"points": 9, "seed": value}]
+    tries += [{"table": {"max_tokens": [1, value]}}]
+    tries = [{"study": "qwen3-8b"} | one for one in tries]
+    for name, setting in SETTINGS.items():
+        small = {"capacity": 400, "requests": 5} | {"intervals": "exact"}
+        small.pop(name, None)
+        if name == "interval_width":
+            small.pop("intervals")
+        if setting.kind != "text" or name == "prompt":
+            for axes in ({name: value}, {name: [1, value]}):
+                tries.append({"schedule": "geometric:mean=20", "fields": small, "axes": axes})
+    plans = 0
+    for one in tries:
+        try:
+            sweep.plan(**one)
+            plans += 1
+        except ValueError as error:
+            assert len(str(error).splitlines()) == 1  # noqa: PT017
+            assert len(str(error)) < 400  # noqa: PT017
+    assert plans < len(tries)
 
 
 def test_tables_with_mistakes_are_named(tmp_path):

@@ -1,12 +1,12 @@
 """A Parquet file appears only when it is complete; what an interruption leaves is named."""
 
-import json
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from sweeps import names, small_disk
 
 from jaxalloc.sweep.parquet import (
+    about_schema,
     check_target,
     parquet_file,
     partial_path,
@@ -34,10 +34,6 @@ def write_and_interrupt(path, chunks):
         raise KeyboardInterrupt
 
 
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
 def test_all_rows_are_there_at_the_end_and_nothing_before(tmp_path):
     path = tmp_path / "a.parquet"
     with parquet_file(path, SCHEMA, ["status"]) as append:
@@ -49,7 +45,7 @@ def test_all_rows_are_there_at_the_end_and_nothing_before(tmp_path):
     assert table.column_names == list(COLUMNS)
     assert table["arrival_rate"].to_pylist() == [1.0, 2.0, 3.0]
     assert [str(field.type) for field in table.schema] == ["double", "string", "int32"]
-    assert json.loads(table.schema.metadata[b"jaxalloc"]) == {"workload": "mine"}
+    assert about_schema(table.schema) == {"workload": "mine"}
 
 
 def test_an_interruption_leaves_the_old_file_and_the_rows_so_far_beside_it(tmp_path):
@@ -66,6 +62,17 @@ def test_an_interruption_before_the_first_row_leaves_nothing(tmp_path):
     path = tmp_path / "a.parquet"
     with pytest.raises(KeyboardInterrupt):
         write_and_interrupt(path, [])
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_leaves_no_file_that_cannot_be_read(tmp_path):
+    def write():
+        with parquet_file(tmp_path / "a.parquet", SCHEMA, []) as append:
+            for start in range(100):
+                append(rows(*np.random.default_rng(start).random(10_000)))
+
+    with small_disk(200_000), pytest.raises(OSError, match="File too large"):
+        write()
     assert names(tmp_path) == []
 
 

@@ -43,12 +43,34 @@ def test_one_file_opens_like_a_folder(stored, tmp_path):
     assert one.plan == stored.plan
 
 
+def test_a_damaged_file_is_read_right_or_not_at_all(stored, tmp_path):
+    whole, path = stored.table(), tmp_path / "one.parquet"
+    sweep.run(study(), path, chunk_size=CHUNK)
+    data = path.read_bytes()
+    rng = np.random.default_rng(6)
+    for place in rng.choice(len(data), 150, replace=False):
+        broken = bytearray(data)
+        broken[place] ^= 1 << rng.integers(8)
+        path.write_bytes(broken)
+        try:
+            found = sweep.open(path)
+            assert found.status()
+            assert found.table().schema == whole.schema
+        except ValueError as error:
+            assert len(str(error).splitlines()) == 1  # noqa: PT017
+            assert str(path) in str(error)  # noqa: PT017
+    path.write_bytes(data)
+    assert sweep.open(path).table() == whole
+    with pytest.raises(ValueError, match="is no folder: give one"):
+        sweep.open(path).verify()
+
+
 def test_what_is_not_there_is_named(stored, tmp_path):
     with pytest.raises(ValueError, match="column 'waits' is not in"):
         stored.table(["waits"])
     with pytest.raises(ValueError, match="does not exist: give a folder or file"):
         sweep.open(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="has no manifest: give the folder of a sweep"):
+    with pytest.raises(ValueError, match="has no manifest, or a damaged one: give"):
         sweep.open(tmp_path)
     drawn = sweep.plan("qwen3-8b", {"arrival_rate": "0.1:1"}, design="random", points=33)
     path = tmp_path / "drawn"
@@ -76,6 +98,23 @@ def test_one_trace_for_a_whole_sweep(tmp_path, monkeypatch):
     assert len(traces) == 1
     run(tmp_path / "other", study(base_time=[0.3], decay=[1e-3, 2e-3]))
     assert len(traces) == 1  # for another sweep neither
+
+
+def test_what_is_compiled_does_not_grow_with_the_tasks():
+    import jax
+
+    import jaxalloc
+
+    def size(tasks):
+        numbers = {"gain": 0.5, "decay": 1e-3, "floor": 0.1, "base_time": 0.1}
+        numbers |= {"time_per_token": 1e-3, "max_tokens": 100, "accuracy_weight": 9}
+        mix = np.full(tasks, 1 / tasks)
+        one = jaxalloc.Workload.create(arrival_rate=0.1, mix=mix, **numbers)
+        lanes = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (2, *leaf.shape)), one)
+        made = jax.make_jaxpr(allocations._solver(jaxalloc.Newton(), None))((), lanes)
+        return len(str(made).splitlines())
+
+    assert size(64) < 1.05 * size(7)
 
 
 def test_float32_where_jax_is_so(tmp_path):

@@ -92,6 +92,35 @@ def test_without_arrivals_all_arrive_at_once(tmp_path):
     assert np.isnan(trace.arrival_cv)
 
 
+def test_only_the_lists_that_are_read_need_one_length(tmp_path):
+    write_vllm(tmp_path / "plain.json")
+    document = json.loads((tmp_path / "plain.json").read_text())
+    other = {"rps_change_events": [{"rps": 1}], "acceptance_rates": [0.8, 0.5, 0.3, 0.1], "e": []}
+    (tmp_path / "more.json").write_text(json.dumps(document | other))
+    plain, more = (read_trace(tmp_path / name) for name in ("plain.json", "more.json"))
+    assert plain.arrival.tolist() == more.arrival.tolist()
+    assert more.output.tolist() == ROWS["output"]
+
+
+def test_a_field_that_is_not_needed_may_be_absent(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("When,Out\n3,7\n1,5\n")
+    columns = {"arrival": "When", "output": "Out"}
+    trace = read_trace(path, columns=columns, needed=("arrival", "output"))
+    assert trace.output.tolist() == [5, 7]
+    assert trace.prompt.tolist() == [0, 0]
+    assert trace.time_unit == "s"
+    with pytest.raises(ValueError, match="known to be the prompt"):
+        read_trace(path, columns=columns)
+
+
+def test_every_row_of_json_lines_is_read_for_columns(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"prompt": 1, "output": 2}\n{"prompt": 1, "output": 2, "arrival": 4}\n')
+    with pytest.raises(ValueError, match="arrival = an empty cell in row 1"):
+        read_trace(path)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "columns", "message"),
     [
@@ -112,7 +141,17 @@ def test_without_arrivals_all_arrive_at_once(tmp_path):
             None,
             "TIMESTAMP = 'yesterday' in row 1 is not a time",
         ),
+        ("x.csv", "prompt,output,output\n1,2,3\n", None, "has two columns 'output': rename one"),
+        (
+            "x.csv",
+            "prompt,output\n1,3000000000\n",
+            None,
+            "must be a whole number of tokens, from 0",
+        ),
         ("x.json", "{", None, "is not json"),
+        ("x.json", "[" * 100_000, None, "nested too deeply"),
+        ("x.json", '[{"prompt": true, "output": 1}]', None, "prompt = True in row 1 is not a num"),
+        ("x.jsonl", '{"prompt": 1, "output": 2}\n{"prom', None, "line 2 of .* is not JSON: .* cut"),
         ("x.json", "3", None, "must hold a list of objects, or an object of lists"),
         ("x.json", "[1]", None, r"row 1 of .*x.json is 1, not an object"),
         ("x.json", '{"prompt": [1, 2], "output": [1]}', None, "lists of unequal length"),

@@ -1,13 +1,18 @@
 """Generators against the moments of their laws; predictions and their calibration."""
 
+import contextlib
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from jaxalloc import policies, simulate
 from jaxalloc.traces.generators import Law, generate
 from jaxalloc.traces.intervals import bins, calibration, noisy, one_interval, relative
-from jaxalloc.traces.trace import to_requests
+from jaxalloc.traces.trace import MOST_TOKENS, Trace, to_requests
+from jaxalloc.traces.words import read_arrivals, read_intervals
 
 NUM = 100_000
 # law: mean, variance
@@ -97,6 +102,54 @@ def test_calibration_against_scipy(output):
     assert found.coverage == pytest.approx(0.977, abs=0.01)
     assert found.mean_width == np.mean(made.upper - made.lower)
     assert np.isnan(calibration(output, one_interval(output)).rank_correlation)
+
+
+@pytest.mark.parametrize("law", [Law(name="lognormal", mean=200), Law(name="geometric", mean=200)])
+def test_draws_of_one_seed_are_independent(law):
+    size, drawn = 4000, {}
+    for seed in (5, 6):
+        trace = generate(seed, size, law, law, rate=1.0)
+        ones = Trace(arrival=np.arange(size), prompt=trace.prompt, output=np.full(size, 1 << 20))
+        drawn[seed, "output"], drawn[seed, "prompt"] = trace.output, trace.prompt
+        drawn[seed, "own gaps"] = np.diff(trace.arrival, prepend=0)
+        for stretch in (0, 1):
+            drawn[seed, "noise", stretch] = read_intervals(
+                "noise:0.5", ones, seed, stretch
+            ).predicted
+            times = read_arrivals("poisson:1", ones, True, seed, stretch)
+            drawn[seed, "gaps", stretch] = np.diff(times, prepend=0)
+    found = stats.spearmanr(np.stack(list(drawn.values()), axis=1)).statistic
+    apart = found - np.eye(len(drawn))
+    assert np.abs(apart).max() < 5 / np.sqrt(size), dict(zip(drawn, apart.round(2), strict=True))
+
+
+def test_noise_blurs_the_lengths():
+    # ln o has standard deviation 1 and the noise too: correlation 1/√2, Spearman's 0.69.
+    output = generate(3, 20_000, Law(name="lognormal", mean=500, sigma=1.0), 1).output
+    found = calibration(
+        output,
+        read_intervals("noise:1", Trace(arrival=output * 0.0, prompt=output, output=output), 3),
+    )
+    assert found.rank_correlation == pytest.approx(6 / np.pi * np.arcsin(0.5**0.5 / 2), abs=0.02)
+
+
+@given(
+    st.one_of(
+        st.from_regex(
+            r"(exact|one|bins|relative|noise|own)(:[-+.0-9einfa]{0,9}){0,3}", fullmatch=True
+        ),
+        st.text(max_size=12),
+    )
+)
+def test_words_of_intervals_are_predictions_or_refused(words):
+    output = np.array([1, 5, 300])
+    trace = Trace(arrival=np.zeros(3), prompt=output, output=output)
+    with contextlib.suppress(ValueError):
+        made = read_intervals(words, trace, 0)
+        assert (made.lower <= made.upper).all()
+        for values in (made.lower, made.upper, made.predicted):
+            assert values.dtype == np.int64
+            assert ((values >= 1) & (values <= MOST_TOKENS)).all()
 
 
 def test_a_trace_becomes_requests(output):

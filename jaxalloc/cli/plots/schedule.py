@@ -61,7 +61,8 @@ def schedule_figure(
         for axis in (left.xaxis, left.yaxis):
             axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-        right.axhline(document["capacity"], color="#555555", lw=1, ls="--")
+        label = f"capacity, {document['capacity']:,} tokens"
+        right.axhline(document["capacity"], color="#555555", lw=1.2, ls=":", label=label)
         right.set(
             xlabel=f"time, {unit}",
             ylabel="tokens held",
@@ -77,7 +78,15 @@ def _draw_curve(axes: Axes, curve: list[tuple[float, float]], k: int, name: str)
     width, latency = np.array(curve).T
     known = np.isfinite(latency)
     label = NAMES[name] if known.any() else f"{NAMES[name]} (unfinished)"
-    axes.plot(width[known], latency[known], label=label, lw=1.4, ms=5, clip_on=False, **look(k))
+    # An empty line that is not clipped would take room at the corner of the picture.
+    clipped = not known.any()
+    style = look(k) | {"label": label, "ls": _dashes(k), "clip_on": clipped}
+    axes.plot(width[known], latency[known], lw=1.4, ms=5, **style)
+
+
+def _dashes(k: int) -> str:
+    """Solid for the first round of colours, dashed after it."""
+    return "-" if look(k)["color"] not in [look(j)["color"] for j in range(k)] else "--"
 
 
 def _draw_occupancy(axes: Axes, held: Any, makespan: float, k: int) -> None:
@@ -86,4 +95,5 @@ def _draw_occupancy(axes: Axes, held: Any, makespan: float, k: int) -> None:
         return
     parts = np.array_split(held, min(_POINTS, len(held)))
     ends = np.cumsum([len(part) for part in parts]) / len(held) * makespan
-    axes.plot(ends, [part.mean() for part in parts], color=look(k)["color"], lw=1.3, alpha=0.9)
+    style = {"color": look(k)["color"], "ls": _dashes(k)}
+    axes.plot(ends, [part.mean() for part in parts], lw=1.3, alpha=0.9, **style)

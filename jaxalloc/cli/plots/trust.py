@@ -6,8 +6,18 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from jaxalloc.cli.plots.style import STYLE, look
+
+_BAR = 14  # points: the width of a band at one utilization
+# What is drawn: its key in a comparison, its label, its dashes.
+_PATHS = (
+    ("shuffled", "gaps and services in random order", "--"),
+    ("replayed", "the trace", "-"),
+    ("gaps_shuffled", "gaps in random order", ":"),
+    ("services_shuffled", "services in random order", "-."),
+)
 
 
 def trust_figure(document: dict[str, Any]) -> Figure:
@@ -23,30 +33,26 @@ def trust_figure(document: dict[str, Any]) -> Figure:
         return [one[key] / one["predicted"] for one in rows]
 
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        figure = Figure(figsize=(7.2, 5.2), layout="constrained")
         axes = figure.subplots()
-        axes.fill_between(
-            loads,
-            over_prediction("low"),
-            over_prediction("high"),
-            color="#cccccc",
-            label="99 % of M/G/1 paths of this length",
-        )
-        axes.axhline(1, color="#555555", lw=1)
-        axes.plot(loads, over_prediction("replayed"), label="the trace", ms=7, **look(1))
-        axes.plot(
-            loads,
-            over_prediction("shuffled"),
-            label="the trace in random order",
-            ms=6,
-            ls="--",
-            **look(0),
-        )
+        band: dict[str, Any] = {"color": "#cccccc", "label": "99 % of M/G/1 paths of this length"}
+        low, high = over_prediction("low"), over_prediction("high")
+        if len(loads) > 1:
+            axes.fill_between(loads, low, high, **band)
+        else:
+            axes.vlines(loads, low, high, lw=_BAR, **band)
+        axes.axhline(1, color="#555555", lw=1, label="the M/G/1 mean")
+        for k, (key, label, dashes) in enumerate(_PATHS):
+            axes.plot(loads, over_prediction(key), label=label, ms=6, ls=dashes, **look(k))
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(min(bottom, 0.45), max(top, 2.2))
         axes.set_xlabel("utilization")
         axes.set_ylabel("mean system time / M/G/1 mean")
-        axes.legend(frameon=False, loc="upper left")
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
         axes.set_title(f"cv of the gaps {document['arrival_cv']:.2f}: {document['verdict']}")
     return figure

@@ -1,0 +1,142 @@
+"""Columns of times: every unit and form is read as what it says, and none is guessed."""
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxalloc.measurements.runs import read_arrivals, read_runs
+from jaxalloc.times import TIME_UNITS, BadCell, duration_size, named_unit, read_times
+from jaxalloc.traces.readers import read_trace
+
+ENDINGS = {
+    "s": ("seconds", "time (s)", "t_s", "elapsedSec"),
+    "ms": ("arrival_ms", "arrivalMs", "Time [ms]", "t.millis", "timestamp_ms"),
+    "us": ("arrival_us", "ts_µs", "microseconds"),
+    "ns": ("arrival_time_ns", "startNanos"),
+    None: ("arrival", "requests", "start_times", "when", "items", "bonus"),
+}
+
+
+@pytest.mark.parametrize(("unit", "name"), [(u, n) for u, names in ENDINGS.items() for n in names])
+def test_names_tell_units(unit, name):
+    assert named_unit(name) == unit
+    size = TIME_UNITS[unit or "s"]
+    assert read_times([1, 3], name).seconds.tolist() == [0, 2 * size]
+    assert duration_size(name) == size
+
+
+@given(
+    start=st.integers(-(2**40), 2**40),
+    steps=st.lists(st.integers(0, 10**9), min_size=1, max_size=5),
+    unit=st.sampled_from(sorted(TIME_UNITS)),
+    form=st.sampled_from((int, float, str, lambda x: f" {float(x)!r} ", lambda x: f"{x:.15e}")),
+)
+def test_numbers_of_every_form_are_the_same_times(start, steps, unit, form):
+    values = np.cumsum([start, *steps])
+    read = read_times([form(int(x)) for x in values], "when", seconds_per_unit=TIME_UNITS[unit])
+    np.testing.assert_allclose(read.seconds, (values - start) * TIME_UNITS[unit], rtol=1e-12)
+    assert read.unit == unit
+
+
+def test_digits_beyond_a_nanosecond_are_cut_off_of_dates_alone():
+    dates = ["2023-11-16 18:15:46.6805900001234", "2023-11-16 18:15:47.680590000"]
+    assert read_times(dates, "t").seconds.tolist() == [0, 1]
+    np.testing.assert_allclose(
+        read_times(["1.0000000001e10", "1e10"], "t_ns").seconds, [1e-9, 0], rtol=1e-12
+    )
+
+
+@given(
+    moments=st.lists(
+        st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2200, 1, 1)),
+        min_size=2,
+        max_size=4,
+    ),
+    hours=st.lists(st.integers(-12, 14), min_size=4, max_size=4),
+)
+def test_offsets_are_moments(moments, hours):
+    zones = [datetime.timezone(datetime.timedelta(hours=h)) for h in hours]
+    local = [m.replace(tzinfo=z) for m, z in zip(moments, zones, strict=False)]
+    wanted = [(m - min(local)).total_seconds() for m in local]
+    for cells in (
+        [m.isoformat() for m in local],
+        [m.isoformat(sep=" ") for m in local],
+        pa.array([m.astimezone(datetime.UTC) for m in local], pa.timestamp("us", "UTC")),
+    ):
+        read = read_times(cells, "TIMESTAMP")
+        np.testing.assert_allclose(read.seconds, wanted, rtol=1e-12, atol=1e-9)
+        assert read.unit == "date"
+
+
+@pytest.mark.parametrize(
+    ("beside", "values", "unit"),
+    [
+        (("hash_ids",), [0, 3000], "ms"),
+        (("hash_ids", "chat_id", "turn"), [0, 61.114], "s"),
+        (("Request tokens",), [5, 7], "s"),
+        ((), [1_700_000_000, 1_700_000_060.5], "s"),
+        ((), [1_700_000_000_000, 1_700_000_060_500], "ms"),
+        ((), [1_700_000_000_000_000_000, 1_700_000_060_500_000_000], "ns"),
+    ],
+)
+def test_a_timestamp_is_what_its_marks_say(beside, values, unit):
+    assert read_times(values, "timestamp", beside=beside).unit == unit
+
+
+@pytest.mark.parametrize(
+    ("cells", "name", "given", "message"),
+    [
+        ([0, 3000], "timestamp", {}, "could be seconds or milliseconds: say which with --time"),
+        ([1.7e9, 1.8e9], "timestamp", {"beside": ["hash_ids"]}, "looks like Unix time in s"),
+        ([1.7e12, 1.8e12], "arrival", {}, "looks like Unix time in ms: rename it, or say"),
+        ([1, 2], "arrival_minutes", {}, "'arrival_minutes' is not in seconds: convert it"),
+        ([1, 2], "arrival_ms", {"seconds_per_unit": 1.0}, "is in ms by its name: drop --time"),
+        (["1", "x"], "t", {}, r"t = 'x' in row 2 is not a time: write seconds, or 2023"),
+        (["1", "2023-01-01"], "t", {}, "in row 2 is of another form than row 1"),
+        (["2023-01-01T00:00:00Z", "2023-01-01"], "t", {}, "in row 2 is of another form"),
+        (["1", ""], "t", {}, "t = an empty cell in row 2 must be a finite number"),
+        (["1", "nan"], "t", {}, "t = 'nan' in row 2 must be a finite number"),
+        ([1.0, float("inf")], "t", {}, "must be a finite number"),
+        ([-1.5e308, 1.5e308], "t", {}, "are too far apart"),
+        ([True, False], "t", {}, "t holds bool, no times"),
+        ([[1], [2]], "t", {}, "no times: name another column"),
+    ],
+)
+def test_what_is_no_time(cells, name, given, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_times(cells, name, **given)
+    assert "\n" not in str(caught.value)
+    if isinstance(caught.value, BadCell):
+        assert caught.value.row in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("arrival_ms", ["1e3", "5e-05", "2500"]),
+        ("when", ["2024-11-03T01:59:59-04:00", "2024-11-03T01:00:00-05:00", "2024-11-03T07:00Z"]),
+        ("TIMESTAMP", ["2023-11-16 18:15:46.6805900", "2023-11-16 18:15:47", "2023-11-16"]),
+        ("time", ["1700000000.25", "1700000000.5", "1700000001"]),
+    ],
+)
+def test_traces_and_logs_read_the_same_times(name, cells, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(f"{name},output\n" + "\n".join(f"{cell},1" for cell in cells) + "\n")
+    trace = read_trace(path, columns={"arrival": name}, needed=("arrival",))
+    log = read_arrivals(path, {"time": name})
+    np.testing.assert_array_equal(np.sort(log.time), trace.arrival)
+    assert log.time_unit == trace.time_unit
+    path.write_text("timestamp\n0\n3000\n")
+    with pytest.raises(ValueError, match="could be seconds or milliseconds"):
+        read_arrivals(path, {"time": "timestamp"})
+
+
+def test_durations_are_in_the_unit_of_their_column(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("task,tokens,correct,latency_ms,latency\nx,10,1,250,250\n")
+    assert read_runs(path, {"seconds": "latency_ms"}).seconds.tolist() == [0.25]
+    assert read_runs(path, {"seconds": "latency"}, 1e-6).seconds.tolist() == [250e-6]
