@@ -167,7 +167,7 @@ def fit(
     said += notes
 
     from jaxalloc.cli.fit_report import describe, print_report
-    from jaxalloc.cli.output import print_json
+    from jaxalloc.cli.output import complain, print_json
     from jaxalloc.cli.precision import float64
     from jaxalloc.measurements.fits import fit_runs
 
@@ -203,7 +203,7 @@ def fit(
     else:
         print_report(document)
     for line in fit_checks.complaints(tasks, kept, document) + said:
-        typer.echo(f"jaxalloc: {line}", err=True)
+        complain(line)
     if not document["solved"]:
         raise typer.Exit(FAILED)
 
