@@ -190,7 +190,11 @@ def fit(
         if document["solved"] and out is not None:
             from jaxalloc.workloads.files import save
 
-            save(file, out)
+            try:
+                save(file, out)
+            except OSError as error:
+                reason = error.strerror or error
+                raise BadInput(f"--out = {str(out)!r}: {reason}: give another") from None
             document["out"] = str(out)
         if plot is not None:
             from jaxalloc.cli.plots.fits import fits_figure

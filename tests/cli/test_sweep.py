@@ -141,8 +141,10 @@ def test_ctrl_c_keeps_the_chunks_that_were_begun(command, tmp_path, monkeypatch)
     assert len(jaxalloc.sweep.open(tmp_path / "folder").table()) == 10
 
 
-@pytest.mark.parametrize("point", ["append", "rows", "close", "publish"])
-@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize(
+    ("point", "chunk"),
+    [("append", 1), ("append", 3), ("rows", 1), ("rows", 3), ("close", 1), ("publish", 1)],
+)
 def test_a_second_ctrl_c_at_any_moment_loses_no_row(command, tmp_path, monkeypatch, point, chunk):
     """Three presses, before and after what is done with the last chunk, by whichever thread."""
     from jaxalloc.sweep import parquet, processes
@@ -153,7 +155,7 @@ def test_a_second_ctrl_c_at_any_moment_loses_no_row(command, tmp_path, monkeypat
     def with_presses(work, count=[0]):  # noqa: B006
         def pressed(*arguments, **options):
             count[0] += 1
-            if count[0] < (chunk if point in ("append", "rows") else 1):
+            if count[0] < chunk:
                 return work(*arguments, **options)
             for _ in range(3):
                 os.kill(os.getpid(), signal.SIGINT)

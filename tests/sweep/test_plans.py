@@ -115,19 +115,7 @@ def test_a_bad_plan_is_one_line(tmp_path, text, named):
     assert len(message.splitlines()) == 1
 
 
-HUGE = [
-    2**31,
-    2**53 + 1,
-    2**63 - 1,
-    2**63,
-    2**64,
-    10**30,
-    10**400,
-    10**5000,
-    -(10**30),
-    1e300,
-    True,
-]
+HUGE = [2**63, 10**30, 10**400, 10**5000, -(10**30), True]
 
 
 @pytest.mark.parametrize("value", HUGE, ids=range(len(HUGE)))
