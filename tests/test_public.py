@@ -150,7 +150,7 @@ def test_a_function_without_a_derivative_says_so(name):
         return total(CALLS[name](Given(real=real, whole=real)))
 
     for derivative in (jax.grad, jax.jacfwd):
-        with pytest.raises(TypeError, match="has no derivative, since it .*: .*stop_gradient"):
+        with pytest.raises(TypeError, match=r"has no derivative, since it .*: .*stop_gradient"):
             derivative(value)(1.0)
     # Beside a gradient it is a number like any other.
     slope, aside = jax.grad(lambda one: (one**2, value(one)), has_aux=True)(1.0)
