@@ -19,7 +19,7 @@ def test_the_document_agrees_with_the_library(command):
     file = workloads.override(workloads.load("qwen3-8b"), {"max_tokens": 4000}, "")
     report = jaxalloc.sensitivity(workloads.to_workload(file))
     entries = {entry["parameter"]: entry for entry in answer["parameters"]}
-    assert len(entries) == 2 + 9 * 5
+    assert len(entries) == 3 + 9 * 5
     assert answer["status"] == "CONVERGED"
     decay = entries["decay.GSM8K"]
     assert decay["value"] == 2.66e-3
