@@ -126,4 +126,4 @@ def _note_start(log: Log, request: Scalar, again: Array) -> Log:
         return log
     new = log.num_first
     order = put(log.first_order, new, jnp.where(again, at(log.first_order, new), request))
-    return log._replace(first_order=order, num_first=new + ~again)
+    return log._replace(first_order=order, num_first=new + (~again).astype(jnp.int32))
