@@ -142,7 +142,7 @@ SMALL = {
     "queue": "--queries 64",
     "schedule": "--requests 5 --capacity 100 --policies a_min,h_sf",
     "frontier": "--weights 1:10:3",
-    "fit": "",
+    "sweep": "--out s.parquet",
 }
 
 

@@ -54,14 +54,20 @@ def test_version(command):
         ("solve qwen3-8b --max-steps x", "--max-steps"),
         ("solve qwen3-8b --tolerance nan", "--tolerance = nan must be between 0 and 1: try"),
         ("presets nope", "preset = 'nope' is not built in: give one of"),
-        ("sweep qwen3-8b --arrival-rate 1:2", "axis arrival_rate = '1:2' is not an axis: give"),
+        (
+            "sweep qwen3-8b --dry-run --arrival-rate 1:2",
+            "axis arrival_rate = '1:2' is not an axis: give",
+        ),
         ("sweep qwen3-8b --axis decay.GSM8K", "--axis = 'decay.GSM8K' has no values: give"),
-        ("sweep qwen3-8b --axis decay.X=1", "axis decay.X: no task 'X': give one of AIME24"),
+        (
+            "sweep qwen3-8b --dry-run --axis decay.X=1",
+            "axis decay.X: no task 'X': give one of AIME24",
+        ),
         ("sweep qwen3-8b --decay 1 --decay 2", "--decay = '2' is given twice: drop one"),
         ("sweep qwen3-8b --out a.csv", "--out = 'a.csv' must end in .parquet"),
         ("sweep qwen3-8b --out no/a.parquet", "--out = 'no/a.parquet': there is no folder 'no'"),
         ("sweep qwen3-8b --plot a.png", "--plot = 'a.png' draws the frontier along the accuracy"),
-        ("sweep nope", "workload = 'nope'"),
+        ("sweep nope --dry-run", "workload = 'nope'"),
     ],
 )
 def test_bad_input_is_one_line_and_exits_with_2(command, tmp_path, line, named):

@@ -54,7 +54,7 @@ def test_a_missing_package_is_named_and_the_rest_is_told(command, monkeypatch):
 
 @pytest.mark.parametrize("error", [AssertionError(), RuntimeError("no 'cuda'")])
 @pytest.mark.parametrize(
-    "line", ["doctor", "solve qwen3-8b", "queue qwen3-8b", "sweep qwen3-8b --arrival-rate 1"]
+    "line", ["doctor", "solve qwen3-8b", "queue qwen3-8b", "sweep qwen3-8b --dry-run"]
 )
 def test_no_device_is_one_line(command, monkeypatch, line, error):
     def none():

@@ -75,7 +75,7 @@ def test_names_that_do_not_print_are_refused(command, tmp_path, line):
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "{b=" * 100_000])
-@pytest.mark.parametrize("line", ["solve a.toml", "sweep a.toml --arrival-rate 1"])
+@pytest.mark.parametrize("line", ["solve a.toml", "sweep a.toml --arrival-rate 1 --dry-run"])
 def test_what_is_nested_too_deep_is_refused(command, tmp_path, line, text):
     (tmp_path / "a.toml").write_text(text)
     code, out, err = command(line)
