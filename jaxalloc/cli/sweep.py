@@ -108,10 +108,6 @@ def sweep(
         raise BadInput(f"{'--resume' if resume else '--verify'} is of a folder: add --out FOLDER")
     if verify and not resume and (plot is not None or dry_run):
         raise BadInput("--verify only reads: drop --plot and --dry-run, or add --resume")
-    if out is None and plot is None and not dry_run:
-        raise BadInput(
-            "--out is missing: give a file (.parquet) or a folder, or --plot or --dry-run"
-        )
     flags = {"design": design, "points": points, "seed": seed, "table": table}
     method = make_solver(solver, max_steps, tolerance)
     from jaxalloc.cli.output import print_json
@@ -120,6 +116,10 @@ def sweep(
     cluster = (coordinator, num_processes, process_id)
     with float64(), _processes(cluster, distributed, out) as group:
         plan = _plan(study, named, flags, method)
+        if out is None and plot is None and not dry_run:
+            raise BadInput(
+                "--out is missing: give a file (.parquet) or a folder, or --plot or --dry-run"
+            )
         _check_plot(plan, plot)
         document = about_plan(study, plan)
         if dry_run or (verify and not resume):

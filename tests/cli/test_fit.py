@@ -78,7 +78,7 @@ def test_a_log_becomes_a_workload_whose_regret_is_as_reported(command, tables):
     for task, again in zip(said["tasks"], solved["tasks"], strict=True):
         assert task["tokens"]["value"] == pytest.approx(again["tokens"], rel=1e-6)
         assert task["tokens"]["low"] < again["tokens"] < task["tokens"]["high"]
-    assert command("sweep mine.toml --arrival-rate 0.1:0.3:3").code == 0
+    assert command("sweep mine.toml --arrival-rate 0.1:0.3:3 --out a.parquet").code == 0
     # The true workload, in the order of the file.
     order = [NAMES.index(name) for name in file.task_names]
     truth = jaxalloc.Workload.create(
