@@ -66,13 +66,13 @@ def compare(name, given, rtol):
         np.testing.assert_allclose(np.asarray(found, float), wanted, rtol, rtol * scale)
 
 
-@EVERY_OF_ALLOCATION
+@EVERY
 def test_a_narrow_float_costs_no_more_than_the_precision_of_float32(name):
     for dtype in (jnp.float16, jnp.bfloat16, jnp.float32):
         compare(name, Given(real=floating(dtype)), 5e-3)
 
 
-@EVERY_OF_ALLOCATION
+@EVERY
 def test_a_whole_number_is_one_whatever_its_type(name):
     for dtype in (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64):
         compare(name, Given(real=whole(dtype), whole=whole(dtype)), 1e-12)
@@ -80,10 +80,7 @@ def test_a_whole_number_is_one_whatever_its_type(name):
 
 
 @EVERY
-def test_strict_promotion(request, name):
-    if name in OF_REQUESTS:
-        reason = "round counts meet seconds: goes when the scheduler casts them by itself"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+def test_strict_promotion(name):
     with jax.numpy_dtype_promotion("strict"):
         CALLS[name](Given(real=floating(jnp.float32), whole=floating(jnp.int32)))
 
