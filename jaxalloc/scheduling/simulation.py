@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from jaxalloc.backend.dispatch import dispatch, mesh_of, with_kernel
+from jaxalloc.backend.dispatch import dispatch, with_kernel
+from jaxalloc.backend.sharding import mesh_of
 from jaxalloc.scheduling import gpu_kernel, rounds, state
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.instance import prepare
