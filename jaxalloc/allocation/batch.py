@@ -16,7 +16,7 @@ from jaxalloc.allocation.optimum import Allocation, Status, allocation_tangent, 
 from jaxalloc.allocation.solver import Solver
 from jaxalloc.allocation.workload import PER_SERVER, PerServer, PerType, Workload
 from jaxalloc.backend.chunks import in_chunks, placement_of, platform_of
-from jaxalloc.backend.dispatch import over_lanes
+from jaxalloc.backend.sharding import over_lanes
 
 Lanes = tuple[Workload, Any]  # workloads, and tokens to start from or None
 

@@ -28,7 +28,8 @@ from jaxalloc.allocation.workload import (
     Tokens,
     Workload,
 )
-from jaxalloc.backend.dispatch import dispatch, mesh_of, no_tangent, with_kernel
+from jaxalloc.backend.dispatch import dispatch, with_kernel
+from jaxalloc.backend.sharding import mesh_of, no_tangent
 
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-5}
 _ROUNDING_FLOOR = 16.0  # in units of eps: below it a residual cannot halve any more

@@ -120,9 +120,7 @@ def _levels(q: Any, workload: Workload) -> tuple[Scalar, Scalar]:
 
 
 @jax.jit
-def _quantiles_of_types(
-    traffic: Traffic, services: Services, q: Scalar, beyond: Scalar
-) -> PerType:
+def _quantiles_of_types(traffic: Traffic, services: Services, q: Scalar, beyond: Scalar) -> PerType:
     def one(mix: Tokens) -> Scalar:
         return _quantile(traffic, services, services._replace(mix=mix), q, beyond)
 

@@ -14,7 +14,6 @@ what it starts from may be a plain number under any of them.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import os
@@ -23,23 +22,16 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax._src import dispatch as jax_dispatch
 from jax.core import ShapedArray
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import (
-    AbstractMesh,
-    NamedSharding,
-    PartitionSpec,
-    get_abstract_mesh,
-    reshard,
-    use_abstract_mesh,
-)
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxalloc.backend import native
+from jaxalloc.backend.sharding import lanes_of, no_mesh, no_tangent, vary_alike
 
 Inputs = TypeVar("Inputs")
 Outputs = TypeVar("Outputs")
@@ -109,65 +101,6 @@ def _type(leaf: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
 
-def over_lanes(run: Callable[..., Outputs], axes: int) -> Callable[..., Outputs]:
-    """`run` of one lane, mapped over any number of leading axes, sharded alike.
-
-    Arrays that are not sharded over explicit axes become so, as `jax.vmap` asks them to be.
-    """
-    mapped = run
-    for _ in range(axes):
-        mapped = jax.vmap(mapped)
-
-    def call(*inputs: Any) -> Outputs:
-        with mesh_of(inputs):
-            return mapped(*_shard_alike(inputs, axes))
-
-    return call
-
-
-def _shard_alike(inputs: Any, axes: int) -> Any:
-    """All arrays with their leading axes sharded like those of one of them."""
-    types = [jax.typeof(leaf) for leaf in jax.tree.leaves(inputs)]
-    lanes, mesh = _lanes_of(types, axes)
-
-    def shard(leaf: Any) -> Any:
-        own = jax.typeof(leaf).sharding.spec
-        if tuple(own[:axes]) == lanes:
-            return leaf
-        return reshard(leaf, NamedSharding(mesh, PartitionSpec(*lanes, *own[axes:])))
-
-    return jax.tree.map(shard, inputs) if any(lanes) else inputs
-
-
-def _lanes_of(types: Arrays, axes: int) -> tuple[tuple[Any, ...], Any]:
-    """Over which explicit axes of a mesh the leading axes are sharded, and the mesh."""
-    under_mesh = [x.sharding for x in types if not x.sharding.mesh.empty]
-    if not under_mesh:
-        return (None,) * axes, types[0].sharding.mesh
-    lanes = [next((x.spec[i] for x in under_mesh if x.spec[i]), None) for i in range(axes)]
-    return tuple(lanes), under_mesh[0].mesh
-
-
-def mesh_of(inputs: Any) -> contextlib.AbstractContextManager[Any]:
-    """The scope of the mesh that traced arrays are sharded over, if there is one.
-
-    `jax.jit` of arrays on explicit axes knows their mesh without a scope, `jax.vmap` inside does
-    not ("Resource axis … is not found").
-    """
-    for leaf in jax.tree.leaves(inputs):
-        mesh = getattr(getattr(jax.typeof(leaf), "sharding", None), "mesh", None)
-        if isinstance(leaf, jax.core.Tracer) and mesh is not None and not mesh.empty:
-            return (
-                contextlib.nullcontext() if get_abstract_mesh() == mesh else use_abstract_mesh(mesh)
-            )
-    return contextlib.nullcontext()
-
-
-def _no_mesh() -> contextlib.AbstractContextManager[Any]:
-    """The scope in which arrays are traced as on one device."""
-    return use_abstract_mesh(AbstractMesh((), ()))
-
-
 def _bind(
     run: Callable[[Inputs], Outputs], inputs: Inputs, kernel: Callable[..., Any] | None
 ) -> Outputs:
@@ -198,35 +131,12 @@ def _bind(
         assert kernel is not None
         return jax.tree.leaves(kernel(unpack(raw)))
 
-    with _no_mesh():
+    with no_mesh():
         types = [_type(leaf, leaf.shape) for leaf in raw]
         traced, shapes = jax.make_jaxpr(flat, return_shape=True)(*types)
-    found = lanes_p.bind(*_vary_alike(raw), traced=traced, axes=0, kernel=kernel and flat_kernel)
+    found = lanes_p.bind(*vary_alike(raw), traced=traced, axes=0, kernel=kernel and flat_kernel)
     outputs: Outputs = jax.tree.unflatten(jax.tree.structure(shapes), found)
     return outputs
-
-
-def _varying(value: Any) -> frozenset[Any]:
-    """Over which manual axes of a mesh an array varies (`jax.shard_map`)."""
-    return frozenset(getattr(getattr(jax.typeof(value), "mat", None), "varying", ()))
-
-
-def _vary_alike(leaves: Arrays) -> Arrays:
-    """All arrays varying over all axes over which one of them does."""
-    every = frozenset[Any]().union(*map(_varying, leaves))
-    return [
-        lax.pcast(leaf, tuple(every - _varying(leaf)), to="varying")
-        if every - _varying(leaf)
-        else leaf
-        for leaf in leaves
-    ]
-
-
-def no_tangent(value: Any) -> Any:
-    """The tangent of integers, which have none, for a rule of derivatives."""
-    none = np.zeros(value.shape, jax.dtypes.float0)
-    axes = tuple(_varying(value))
-    return lax.pcast(none, axes, to="varying") if axes else none
 
 
 lanes_p = Primitive("jaxalloc_lanes")
@@ -243,7 +153,7 @@ def _run(*inputs: Any, **params: Any) -> Arrays:
 
 def _types(*inputs: Any, traced: Any, axes: int, **_: Any) -> Arrays:
     """Types of the results: the lanes in front, sharded like those of the inputs."""
-    lanes, mesh = _lanes_of(inputs, axes)
+    lanes, mesh = lanes_of(inputs, axes)
     like = next(x for x in inputs if x.sharding.mesh == mesh)
 
     def result(out: Any) -> Any:
@@ -269,7 +179,7 @@ def _batch(inputs: Arrays, dims: Sequence[int | None], *, axes: int, **params: A
         jnp.broadcast_to(x, (size, *jnp.shape(x))) if dim is None else jnp.moveaxis(x, dim, 0)
         for x, dim in zip(inputs, dims, strict=True)
     ]
-    found = lanes_p.bind(*_vary_alike(wide), axes=axes + 1, **params)
+    found = lanes_p.bind(*vary_alike(wide), axes=axes + 1, **params)
     return found, [0] * len(found)
 
 
@@ -303,7 +213,7 @@ def _lower(context: Any, *inputs: Any, platform: str | None, **params: Any) -> A
         run = jax.jit(run)
     if run is None:
         run = _side_by_side(params["traced"], params["axes"])
-    with _no_mesh():
+    with no_mesh():
         context = context.replace(
             avals_in=[ShapedArray(x.shape, x.dtype) for x in context.avals_in]
         )

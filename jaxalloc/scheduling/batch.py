@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxalloc.backend.chunks import in_chunks, placement_of
-from jaxalloc.backend.dispatch import over_lanes
+from jaxalloc.backend.sharding import over_lanes
 from jaxalloc.numerics import without_derivative
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.policies import Policy

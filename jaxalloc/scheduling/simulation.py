@@ -12,7 +12,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from jaxalloc.backend.dispatch import dispatch, mesh_of, with_kernel
+from jaxalloc.backend.dispatch import dispatch, with_kernel
+from jaxalloc.backend.sharding import mesh_of
 from jaxalloc.numerics import as_key, without_derivative
 from jaxalloc.scheduling import gpu_kernel, rounds, state
 from jaxalloc.scheduling.batch_time import BatchTime
