@@ -126,7 +126,8 @@ def _rules(
 ) -> list[_Rule]:
     """Everything that an instance, or a batch of them, must obey."""
     real = requests.output > 0
-    fits = requests.output <= capacity[..., None] - jnp.maximum(requests.prompt, 0)
+    room = jnp.broadcast_to(capacity, requests.batch_shape)[..., None]
+    fits = requests.output <= room - jnp.maximum(requests.prompt, 0)
     bound = policy.bound(requests)
     whole = f"must be a whole number, 0 to {MAX_CAPACITY}"
     covers = f"does not suit {type(policy).__name__}: it must cover the output and `lower`"
@@ -162,7 +163,7 @@ def _rules_of_time(
     shortest = jnp.asarray(batch_time.base + batch_time.per_request + batch_time.per_token)
     finest = arrival * jnp.finfo(arrival.dtype).eps / 2
     yield _Rule("batch_time", shortest, shortest > 0, "seconds: a round must take some time")
-    apart = finest <= shortest[..., None]
+    apart = finest <= jnp.broadcast_to(shortest, requests.batch_shape)[..., None]
     yield _Rule("arrival", arrival, ~real | apart, _TOO_COARSE.format(arrival.dtype))
 
 
