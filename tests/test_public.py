@@ -17,7 +17,6 @@ from public import (
     OF_MANY_WORKLOADS,
     OF_MEASUREMENTS,
     OF_ONE_WORKLOAD,
-    OF_REQUESTS,
     TOKENS,
     Given,
     public_functions,
