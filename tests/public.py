@@ -102,6 +102,11 @@ def key() -> jax.Array:
     return jax.random.key(0)
 
 
+def twice(field: Any) -> Any:
+    """A field of two equal instances, of the kind that it is."""
+    return [field, field] if isinstance(field, list) else jnp.stack([jnp.asarray(field)] * 2)
+
+
 def told(answer: Any) -> Any:
     """What an allocation promises, be it of a solver or of a search."""
     if isinstance(answer, jaxalloc.Allocation):
@@ -174,7 +179,7 @@ OF_MEASUREMENTS = {
     "fit_mix": lambda g: jaxalloc.fit_mix(g.rows[1]),
     "fit_service_time": lambda g: (
         jaxalloc.fit_service_time(*g.times),
-        jaxalloc.fit_service_time(*g.times, robust=True, question=g.whole([1, 2, 3, 4])),
+        jaxalloc.fit_service_time(*g.times, robust=True, question=[1, 2, 3, 4]),
     ),
     "service_intervals": lambda g: jaxalloc.service_intervals(jaxalloc.fit_service_time(*g.times)),
     "trust": lambda g: jaxalloc.trust(Trace(), utilizations=[0.5]).arrival_rate,
@@ -191,7 +196,7 @@ OF_REQUESTS = {
         ),
     ),
     "simulate_batch": lambda g: jaxalloc.simulate_batch(
-        jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), g.requests),
+        jax.tree.map(twice, g.requests, is_leaf=lambda x: isinstance(x, list)),
         g.whole(16),
         policies.MCSF(),
         max_rounds=g.whole(100),

@@ -24,6 +24,7 @@ from jaxalloc.allocation.checks import workload_and_tokens
 from jaxalloc.allocation.elementary import sums
 from jaxalloc.allocation.exact import add, exact_product, exact_sum, scale, total
 from jaxalloc.allocation.workload import Scalar, Tokens, Workload
+from jaxalloc.numerics import cast, floating_dtype
 
 
 class Queue(NamedTuple):
@@ -56,10 +57,10 @@ def service_moments(workload: Workload, tokens: Tokens) -> tuple[Scalar, Scalar]
 
 def queue(workload: Workload, tokens: Tokens) -> Queue:
     """The queue at `tokens`, with all digits of d; its derivatives are of any order."""
-    dtype = jnp.promote_types(jnp.result_type(workload.dtype, tokens), jnp.float32)
     w = workload
     parts = (w.arrival_rate, w.mix, w.base_time, w.time_per_token, w.service_cv, tokens)
-    return _queue(*(jnp.asarray(part, dtype) for part in parts))
+    dtype = floating_dtype(*parts)
+    return _queue(*(cast(part, dtype) for part in parts))
 
 
 @jax.custom_jvp

@@ -30,9 +30,8 @@ class LackOfFit(NamedTuple):
 
     Attributes:
       ratio: the misfit over what chance makes it on average.
-      dof: its degrees of freedom.
-      p_value: the probability of so large a misfit if the law holds; NaN where no degree of freedom
-        is left.
+      dof: its degrees of freedom; 0 where none is left, so that nothing can be said.
+      p_value: the probability of so large a misfit if the law holds; 1 where nothing can be said.
     """
 
     ratio: Scalar
@@ -111,13 +110,31 @@ def compare(
     dof = jnp.where(square > 0, jnp.square(mean) / jnp.where(square > 0, square, 1), 1)
     # Replicates without any scatter: whatever departs is no chance.
     ratio = statistic / jnp.maximum(mean, jnp.finfo(mean.dtype).tiny)
-    if scatter is None:
-        p_value = gammaincc(dof / 2, dof * ratio / 2)
-    else:
-        scatter = jnp.maximum(scatter, 1)
-        p_value = betainc(scatter / 2, dof / 2, scatter / (scatter + dof * ratio))
-    some = jnp.where(free >= 1, 1, jnp.nan)
-    return LackOfFit(ratio * some, jnp.where(free >= 1, dof, 0), p_value * some)
+    known = jnp.full_like(ratio, jnp.inf) if scatter is None else jnp.maximum(scatter, 1)
+    some = free >= 1
+    p_value = _p_value(ratio, dof, known)
+    return LackOfFit(
+        ratio=jnp.where(some, ratio, 0),
+        dof=jnp.where(some, dof, 0),
+        p_value=jnp.where(some, p_value, 1),
+    )
+
+
+@jax.custom_jvp
+def _p_value(ratio: Scalar, dof: Scalar, scatter: Scalar) -> Scalar:
+    """P(F > ratio) for F of (dof, scatter) degrees of freedom; its derivative is NaN."""
+    exactly = jnp.isinf(scatter)
+    scatter = jnp.where(exactly, jnp.ones_like(scatter), scatter)
+    of_f = betainc(scatter / 2, dof / 2, scatter / (scatter + dof * ratio))
+    return jnp.where(exactly, gammaincc(dof / 2, dof * ratio / 2), of_f)
+
+
+@_p_value.defjvp
+def _p_value_jvp(primals: Any, tangents: Any) -> tuple[Scalar, Scalar]:
+    p_value = _p_value(*primals)  # JAX has no derivative of these functions in their parameters
+    return p_value, jnp.full_like(p_value, jnp.nan) * sum(tangents)
+
+
 
 
 def significant(lack: LackOfFit) -> Bool[Array, ""]:

@@ -68,11 +68,16 @@ def _goodness(bins: Bins, lack: LackOfFit) -> dict[str, Any]:
     return {
         "deviance": float(bins.deviance.sum()),
         "dof": float(lack.dof),
-        "p_value": float(lack.p_value),
+        "p_value": _p_value(lack),
         "bins": [
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
         ],
     }
+
+
+def _p_value(lack: LackOfFit) -> float | None:
+    """The probability of the misfit, None where the data cannot tell."""
+    return float(lack.p_value) if lack.dof > 0 else None
 
 
 def _service(task: TaskFit) -> dict[str, Any]:
@@ -94,7 +99,7 @@ def _service(task: TaskFit) -> dict[str, Any]:
         "meaning": MEANING[status],
         **fields,
         "covariance": service.covariance.tolist(),
-        "p_value": float(service.lack_of_fit.p_value),
+        "p_value": _p_value(service.lack_of_fit),
         "service_cv": {
             "value": float(service.service_cv),
             "standard_error": float(service.service_cv_se),
