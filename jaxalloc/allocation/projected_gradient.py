@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxalloc.allocation.checks import one_workload
-from jaxalloc.allocation.mg1 import mean_system_time, queue, service_time, variability
+from jaxalloc.allocation.mg1 import queue, service_moments, service_time, variability
 from jaxalloc.allocation.objective import (
     Point,
     distance,
@@ -66,7 +66,7 @@ class ProjectedGradient:
 
     def init(self, workload: Workload, start: Point) -> ProjectedGradientState:
         """Begin at `start`, which is stable."""
-        least_idle = stable_margin(workload)
+        least_idle = stable_margin(workload, start.most_idle)
         if self.certified:
             step = 1 / lipschitz_bound(workload)
             tokens = project(workload, start.tokens, least_idle, start.most_idle)
@@ -112,15 +112,20 @@ def _try(workload: Workload, state: ProjectedGradientState) -> ProjectedGradient
     )
 
 
-def stable_margin(workload: Workload) -> Scalar:
+def stable_margin(workload: Workload, most_idle: Scalar | None = None) -> Scalar:
     """A lower bound ε on 1 - ρ at every point that is no worse than min_tokens, so at the optimum.
 
     `ε = 1 / (√(1 + λ²B²) + λB)`, `B = E[T](l_min) + α Σ π_k (p_k(l_max) - p_k(l_min))` (derived
-    here: J(l) >= J(l_min) bounds E[T](l) by B, and E[T] >= (1 - d²) / (2 λ d)).
+    here: J(l) >= J(l_min) bounds E[T](l) by B, and E[T] >= (1 - d²) / (2 λ d)). 1 - ρ at l_min is
+    `most_idle`.
     """
+    if most_idle is None:
+        most_idle = queue(workload, workload.min_tokens).idle
+    first, second = service_moments(workload, workload.min_tokens)
     gained = mean_accuracy(workload, workload.max_tokens)
     gained = gained - mean_accuracy(workload, workload.min_tokens)
-    most = mean_system_time(workload, workload.min_tokens) + workload.accuracy_weight * gained
+    system_time = first + workload.arrival_rate * second / (2 * most_idle)
+    most = system_time + workload.accuracy_weight * gained
     product = workload.arrival_rate * most
     return 1 / (jnp.hypot(jnp.ones_like(product), product) + product)
 

@@ -88,7 +88,7 @@ def obstacle(traced: Any) -> str | None:
     >>> import jax, jax.numpy as jnp
     >>> obstacle(jax.make_jaxpr(lambda x: jnp.sort(x) + 1)(jnp.ones(3)))
     'sort'
-    >>> obstacle(jax.make_jaxpr(lambda x: jnp.outer(x, x))(jnp.ones(1 << 9)))
+    >>> obstacle(jax.make_jaxpr(lambda x: jnp.outer(x, x))(jnp.ones(1 << 9, jnp.float32)))
     'mul of 1024 KiB'
     """
     jaxpr = getattr(traced, "jaxpr", traced)

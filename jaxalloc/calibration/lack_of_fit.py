@@ -135,8 +135,6 @@ def _p_value_jvp(primals: Any, tangents: Any) -> tuple[Scalar, Scalar]:
     return p_value, jnp.full_like(p_value, jnp.nan) * sum(tangents)
 
 
-
-
 def significant(lack: LackOfFit) -> Bool[Array, ""]:
     """Whether the misfit is beyond chance."""
     return lack.p_value < SIGNIFICANT

@@ -114,7 +114,7 @@ def sweep(
     from jaxalloc.cli.precision import float64
 
     cluster = (coordinator, num_processes, process_id)
-    with float64(), _processes(cluster, distributed, out) as group:
+    with _processes(cluster, distributed, out) as group, float64():
         plan = _plan(study, named, flags, method)
         if out is None and plot is None and not dry_run:
             raise BadInput(

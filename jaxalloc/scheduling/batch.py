@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -58,7 +59,7 @@ def simulate_batch(
     """
     check_options(requests, policy, slots, record)
     given = numbers(requests, capacity, batch_time, max_rounds)
-    typed_key = random_key(key)
+    typed_key = random_key(key, policy)
 
     def play(given: Numbers) -> Schedule:
         return _play(given, typed_key, policy, slots, record)
@@ -67,7 +68,7 @@ def simulate_batch(
 
 
 def _play(
-    given: Numbers, key: jax.Array, policy: Policy, slots: int | None, record: bool | int
+    given: Numbers, key: jax.Array | None, policy: Policy, slots: int | None, record: bool | int
 ) -> Schedule:
     """The schedules: in chunks where there are arrays, as one computation under tracing."""
     requests, capacity, batch_time, max_rounds = given
@@ -80,7 +81,7 @@ def _play(
     arguments: Arguments = (
         requests,
         wide(capacity),
-        _key_data(key, shape) if policy.draws else None,
+        None if key is None else _key_data(key, shape),
         jax.tree.map(wide, batch_time),
         None if max_rounds is None else wide(max_rounds),
     )
@@ -92,11 +93,13 @@ def _play(
             policy=policy,
             slots=slots,
             record=record,
-            implementation=str(jax.random.key_impl(key)),
+            implementation="" if key is None else str(jax.random.key_impl(key)),
         )
         if platform is None or spread or 0 in shape:
             return work(arguments)
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), arguments)
+        flat = jax.tree.map(
+            lambda x: x.reshape(math.prod(shape), *x.shape[len(shape) :]), arguments
+        )
         idle = jax.tree.map(lambda _: 0, flat)  # no requests
         found = in_chunks(work, flat, cpu=CPU_CHUNK, accelerator=ACCELERATOR_CHUNK, idle=idle)
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)

@@ -53,7 +53,7 @@ def prepare(
     requests: Requests,
     capacity: Array,
     policy: Policy,
-    key: Array,
+    key: Array | None,
     batch_time: BatchTime | None,
     max_rounds: Array | None,
 ) -> Prepared:

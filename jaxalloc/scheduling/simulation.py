@@ -72,7 +72,7 @@ def simulate(
     given = numbers(requests, capacity, batch_time, max_rounds)
     if shape := given[0].batch_shape:
         raise ValueError(f"requests have leading axes {shape}: use simulate_batch, or jax.vmap")
-    typed_key = random_key(key)
+    typed_key = random_key(key, policy)
 
     def play(given: Numbers) -> Schedule:
         requests, capacity, batch_time, max_rounds = given
@@ -134,9 +134,12 @@ def numbers(
     return requests, capacity, batch_time, max_rounds
 
 
-def random_key(key: Any) -> jax.Array:
-    """A typed key; None stands for key 0."""
-    return jax.random.key(0) if key is None else as_key(key)
+def random_key(key: Any, policy: Policy) -> jax.Array | None:
+    """A typed key for a policy that draws, where None stands for key 0; else None."""
+    typed = None if key is None else as_key(key)
+    if not policy.draws:
+        return None
+    return jax.random.key(0) if typed is None else typed
 
 
 def recorded_rounds(schedule: Schedule | None) -> int:
@@ -150,7 +153,7 @@ def recorded_rounds(schedule: Schedule | None) -> int:
 def _simulate(
     requests: Requests,
     capacity: Array,
-    key: Array,
+    key: Array | None,
     batch_time: BatchTime | None,
     max_rounds: Array | None,
     *,

@@ -193,9 +193,9 @@ def connected(
 
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
+        message = _AFTERMATH % jax.process_index()
     except (ValueError, RuntimeError) as error:
         raise ValueError(_unconnected(coordinator, error)) from None
-    message = _AFTERMATH % jax.process_index()
     script = 'read -r ended || printf "%s\\n" "$1" >&2'
     with subprocess.Popen(
         ["sh", "-c", script, "sh", message], stdin=subprocess.PIPE, start_new_session=True

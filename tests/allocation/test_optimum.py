@@ -97,7 +97,9 @@ def test_no_lane_of_the_hard_set_says_converged_and_is_not_in_float32(num_types)
     # What is not converged says so: by the status, or by a residual that is not too small.
     honest = answer.status == Status.MAX_STEPS
     assert np.all(answer.residual[honest] > 1e-5)
-    assert np.all(said | honest | (answer.status == Status.INFEASIBLE))
+    beyond = answer.status == Status.INVALID  # of what float32 can hold
+    assert beyond.mean() < 0.01
+    assert np.all(said | honest | beyond | (answer.status == Status.INFEASIBLE))
 
 
 def test_the_certain_bisection_agrees():

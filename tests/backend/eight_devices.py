@@ -106,7 +106,7 @@ def check(seed):
         found = run(play, requests)
         same_schedule(found, schedule, form)
         is_spread(found, form)
-    safe = jax.tree.map(lambda x: x.at[jnp.array([3, 5])].set(x[:2]), workloads)
+    safe = jax.tree.map(lambda x: jnp.asarray(x).at[jnp.array([3, 5])].set(x[:2]), workloads)
     scale = jnp.asarray(0.9)
     wanted = gradient(scale, safe)
     spread = jax.shard_map(gradient, mesh=mesh, in_specs=(P(), P("x")), out_specs=P())

@@ -94,7 +94,11 @@ def test_padding_changes_nothing(policy):
         pytest.skip("draws one number a request, padding included")
     requests = batch()
     longer = Requests.create(
-        **{k: np.pad(np.asarray(v), ((0, 0), (3, 20))) for k, v in vars(requests).items()}
+        **{
+            name: np.pad(np.asarray(field), ((0, 0), (3, 20)))
+            for name, field in vars(requests).items()
+            if field is not None
+        }
     )
     short, long = simulate_batch(requests, 40, policy), simulate_batch(longer, 40, policy)
     assert (long.finish[:, 3:15] == short.finish).all()
