@@ -81,13 +81,17 @@ def named_unit(name: str) -> str | None:
 def duration_size(name: str, seconds_per_unit: float | None = None) -> float:
     """Seconds of 1 in a column of durations: as its name says, else as given, else 1.
 
-    >>> duration_size("latency_ms", 1.0), duration_size("latency", 1e-6), duration_size("latency")
+    Raises:
+      ValueError: what is given is another than the name's.
+
+    >>> duration_size("latency_ms"), duration_size("latency", 1e-6), duration_size("latency")
     (0.001, 1e-06, 1.0)
     """
-    unit = named_unit(name)
-    if unit is not None:
-        return TIME_UNITS[unit]
-    return 1.0 if seconds_per_unit is None else seconds_per_unit
+    own = named_unit(name)
+    if own is None:
+        return 1.0 if seconds_per_unit is None else seconds_per_unit
+    _check_agreement(name, own, seconds_per_unit)
+    return TIME_UNITS[own]
 
 
 def read_times(
@@ -204,14 +208,18 @@ def _of_numbers(
     if size is None:
         unit = _told_unit(values, name, own, beside)
         size = TIME_UNITS[unit]
-    elif own is not None and TIME_UNITS[own] != size:
-        raise ValueError(
-            f"column {name!r} is in {own} by its name: drop --time-unit, or rename the column"
-        )
     else:
+        _check_agreement(name, own, size)
         unit = next((unit for unit, known in TIME_UNITS.items() if known == size), f"{size:g} s")
     whole = numbers.to_numpy(zero_copy_only=False)
     return Times(_since_first(whole) * size, unit)
+
+
+def _check_agreement(name: str, own: str | None, size: float | None) -> None:
+    if own is not None and size is not None and TIME_UNITS[own] != size:
+        raise ValueError(
+            f"column {name!r} is in {own} by its name: drop --time-unit, or rename the column"
+        )
 
 
 def _told_unit(values: Floats, name: str, own: str | None, beside: Collection[str]) -> str:

@@ -27,6 +27,13 @@ def test_names_tell_units(unit, name):
     size = TIME_UNITS[unit or "s"]
     assert read_times([1, 3], name).seconds.tolist() == [0, 2 * size]
     assert duration_size(name) == size
+    if unit is not None:
+        for read in (
+            duration_size,
+            lambda name, other: read_times([1], name, seconds_per_unit=other),
+        ):
+            with pytest.raises(ValueError, match="by its name: drop --time-unit"):
+                read(name, 60.0)
 
 
 @given(
