@@ -82,6 +82,18 @@ def gradient(scale, workloads):
     return jax.grad(loss)(scale)
 
 
+def stays_where_it_is(workloads, requests):
+    """What is on a device is answered there, and what is nowhere yet on the default one."""
+    second = jax.devices()[1]
+    here = jax.device_put((workloads, requests), second)
+    for answer in (solve_batch(here[0]), play(here[1])):
+        assert all(leaf.devices() == {second} for leaf in jax.tree.leaves(answer))
+    nowhere = jax.tree.map(np.asarray, (workloads, requests))
+    with jax.default_device(second):
+        for answer in (solve_batch(nowhere[0]), play(nowhere[1])):
+            assert all(leaf.devices() == {second} for leaf in jax.tree.leaves(answer))
+
+
 def check(seed):
     workloads, requests = draw(seed)
     optimum, schedule = solve_batch(workloads), play(requests)
@@ -94,7 +106,9 @@ def check(seed):
     same_allocation(jax.tree.map(lambda *x: jnp.stack(x), *singles), optimum, "one by one")
     same_allocation(jax.jit(jax.vmap(solve))(workloads), optimum, "vmap")
     same_schedule(jax.jit(play)(requests), schedule, "jit")
+    stays_where_it_is(workloads, requests)
     allocation_batch._CPU_LANES = scheduling_batch.CPU_CHUNK = 3
+    stays_where_it_is(workloads, requests)
     same_allocation(solve_batch(workloads), optimum, "other chunks")
     same_schedule(play(requests), schedule, "other chunks")
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
