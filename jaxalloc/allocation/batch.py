@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxalloc.allocation.checks import check_kind
 from jaxalloc.allocation.newton import Newton
 from jaxalloc.allocation.optimum import Allocation, Status, allocation_tangent, as_tangent, solve
 from jaxalloc.allocation.solver import Solver
@@ -47,11 +48,8 @@ def solve_batch(
     >>> print(f"{fractions['INFEASIBLE']:.2f}")
     0.33
     """
-    shapes = (
-        np.shape(leaf) if name in PER_SERVER else np.shape(leaf)[:-1]
-        for name, leaf in vars(workloads).items()
-    )
-    shape = jnp.broadcast_shapes(*shapes)
+    check_kind(workloads)
+    shape = workloads.batch_shape
     platform, device, spread = placement_of((workloads, initial))
     on_host = platform == "cpu" and not spread
     lanes = _broadcast(workloads, initial, shape, np if on_host else jnp)
@@ -81,16 +79,33 @@ def _broadcast(workloads: Workload, initial: Any, shape: tuple[int, ...], xp: An
     """Every array with all leading axes, in the widest dtype; views where possible."""
     num_types, dtype = workloads.num_types, workloads.dtype
 
-    def broadcast(leaf: Any, own: tuple[int, ...]) -> Any:
+    def broadcast(name: str, leaf: Any, own: tuple[int, ...]) -> Any:
+        wanted, given = (*shape, *own), np.shape(leaf)
+        if given != wanted and _joint(given, wanted) != wanted:
+            raise ValueError(
+                f"{name} has shape {given} where {wanted} is wanted: give that, or what "
+                "broadcasts to it"
+            )
         if xp is np or getattr(leaf, "dtype", None) != dtype:
             leaf = xp.asarray(leaf, dtype)
-        return leaf if leaf.shape == (*shape, *own) else xp.broadcast_to(leaf, (*shape, *own))
+        return leaf if given == wanted else xp.broadcast_to(leaf, wanted)
 
     fields = {
-        name: broadcast(leaf, () if name in PER_SERVER else (num_types,))
+        name: broadcast(name, leaf, () if name in PER_SERVER else (num_types,))
         for name, leaf in vars(workloads).items()
     }
-    return type(workloads)(**fields), None if initial is None else broadcast(initial, (num_types,))
+    if initial is not None:
+        initial = broadcast("initial", initial, (num_types,))
+    return Workload(**fields), initial
+
+
+def _joint(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape that they broadcast to, or None."""
+    try:
+        joint: tuple[int, ...] = jnp.broadcast_shapes(*shapes)
+    except ValueError:
+        return None
+    return joint
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -66,12 +66,17 @@ def share(name: str, value: Any, workload: Workload) -> Scalar:
 
 
 def _dtype(workload: Workload, *others: Any) -> Any:
+    check_kind(workload)
+    return floating_dtype(*vars(workload).values(), *others)
+
+
+def check_kind(workload: Any) -> None:
+    """Raise a TypeError unless it is a `Workload`."""
     if not isinstance(workload, Workload):
         raise TypeError(
             f"workload is of type {type(workload).__name__}: give a jaxalloc.Workload, such as "
             "Workload.create makes"
         )
-    return floating_dtype(*vars(workload).values(), *others)
 
 
 def _in_dtype(workload: Workload, dtype: Any) -> Workload:

@@ -1,6 +1,7 @@
 """`solve_batch`: any leading axes, one lane of every status, under every transformation."""
 
 import concurrent.futures
+import dataclasses
 import os
 import threading
 
@@ -221,3 +222,19 @@ def test_status_fractions():
 def test_status_fractions_of_no_lanes_are_zero():
     nothing = solve_batch(as_workload(lanes(FIELDS, slice(0, 0))))
     assert status_fractions(nothing) == dict.fromkeys((status.name for status in Status), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("initial", "changed", "named"),
+    [
+        (np.ones((4, 3)), {}, "initial has shape"),
+        (np.ones((3, 2)), {}, "initial has shape"),
+        (None, {"accuracy_weight": np.ones(3)}, "accuracy_weight"),
+        (None, {"gain": np.ones((4, 3)) / 10}, "gain"),
+    ],
+)
+def test_shapes_that_do_not_belong_together_are_one_line(initial, changed, named):
+    workloads = as_workload(random_workloads(1, 4, 2))
+    with pytest.raises(ValueError, match=named) as raised:
+        solve_batch(dataclasses.replace(workloads, **changed), initial=initial)
+    assert "\n" not in str(raised.value)
