@@ -41,7 +41,7 @@ _TIMES = (
     "mean_occupancy",
 )
 _COUNTS = ("rounds", "peak_occupancy", "total_evictions", "total_recomputed", "total_wasted")
-_QUALITIES = ("coverage", "mean_width")
+_QUALITIES = ("coverage", "mean_width", "too_long_requests", "too_long_token_share")
 _ARRAYS_OF_A_REQUEST = 24  # of 4 bytes: the instance, the ledger, the answer
 
 
@@ -56,8 +56,7 @@ class _Started(NamedTuple):
     """All groups of a launch, and what is known of the instances themselves."""
 
     groups: list[_Group]
-    coverage: np.ndarray[Any, Any]
-    mean_width: np.ndarray[Any, Any]
+    quality: Columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +124,7 @@ class Schedules:
         """Start playing; what `finish` waits for."""
         values = {name: column.tolist() for name, column in rows.items()}
         made = [self._possible({name: values[name][i] for name in values}) for i in range(count)]
-        known = [(np.nan, np.nan) if one is None else quality(one) for one in made]
+        known = [{} if one is None else quality(one) for one in made]
         by_policy: dict[tuple[Policy, bool], list[int]] = {}
         for row, one in enumerate(made):
             if one is not None:
@@ -134,19 +133,19 @@ class Schedules:
         for (policy, in_seconds), own in by_policy.items():
             batch = self._batch({row: one for row in own if (one := made[row])}, count, in_seconds)
             groups.append(_Group(np.array(own), _compiled(policy, mesh)((), batch)))
-        coverage, width = np.array(known).T
-        return _Started(groups, coverage, width)
+        columns = {n: np.array([each.get(n, np.nan) for each in known]) for n in _QUALITIES}
+        return _Started(groups, columns)
 
     def finish(self, started: _Started) -> Columns:
         """Wait for the answers, by column; NaN and −1 where an instance cannot be."""
-        count = len(started.coverage)
+        count = len(started.quality["coverage"])
         answers: Columns = {"status": np.full(count, int(ScheduleStatus.INVALID))}
         answers |= {name: np.full(count, np.nan) for name in _TIMES}
         answers |= {name: np.full(count, -1) for name in _COUNTS}
         for group in started.groups:
             for name, column in jax.tree.map(np.asarray, group.answers).items():
                 answers[name][group.rows] = column[group.rows]
-        return answers | {"coverage": started.coverage, "mean_width": started.mean_width}
+        return answers | started.quality
 
     def _instance(self, values: Mapping[str, Any]) -> Instance:
         return make_instance({**self.fixed, **values})

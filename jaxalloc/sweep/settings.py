@@ -22,10 +22,12 @@ from jaxalloc.traces.readers import SUFFIXES, read_trace
 from jaxalloc.traces.trace import Trace, to_requests
 from jaxalloc.traces.words import (
     POLICIES,
+    TooLong,
     read_arrivals,
     read_batch_time,
     read_intervals,
     read_source,
+    too_long,
 )
 
 
@@ -67,6 +69,7 @@ class Instance(NamedTuple):
 
     policy: Policy
     trace: Trace
+    too_long: TooLong
     predictions: Predictions
     arrival: Array
     capacity: int
@@ -194,7 +197,9 @@ def make_instance(settings: Mapping[str, Any]) -> Instance:
     get = settings.__getitem__
     in_seconds = get("batch_time") is not None
     seed, stretch, capacity = int(get("seed")), int(get("stretch")), int(get("capacity"))
-    trace = _trace(get("source"), get("prompt"), capacity, int(get("requests")), stretch, seed)
+    trace, left_out = _trace(
+        get("source"), get("prompt"), capacity, int(get("requests")), stretch, seed
+    )
     words = get("intervals")
     if get("interval_width") is not None:
         words = f"relative:{float(get('interval_width'))!r}"
@@ -204,6 +209,7 @@ def make_instance(settings: Mapping[str, Any]) -> Instance:
     return Instance(
         policy=_policy(get("policy"), int(get("aging")), float(get("alpha")), float(get("beta"))),
         trace=trace,
+        too_long=left_out,
         predictions=read_intervals(words, trace, seed, stretch),
         arrival=read_arrivals(arrivals, trace, in_seconds, seed, stretch),
         capacity=capacity,
@@ -227,10 +233,15 @@ def check_instance(instance: Instance) -> None:
     validate(requests, instance.capacity, instance.policy, batch_time=instance.batch_time)
 
 
-def quality(instance: Instance) -> tuple[float, float]:
-    """Coverage and mean width of the predictions."""
+def quality(instance: Instance) -> dict[str, float]:
+    """Coverage and mean width of the predictions; what does not fit into the cache."""
     report = calibration(instance.trace.output, instance.predictions)
-    return report.coverage, report.mean_width
+    return {
+        "coverage": report.coverage,
+        "mean_width": report.mean_width,
+        "too_long_requests": instance.too_long.requests,
+        "too_long_token_share": instance.too_long.token_share,
+    }
 
 
 @functools.lru_cache(maxsize=64)
@@ -243,17 +254,20 @@ def _policy(name: str, aging: int, alpha: float, beta: float) -> Policy:
 @functools.lru_cache(maxsize=1024)
 def _trace(
     source: str, prompt: str, capacity: int, num_requests: int, stretch: int, seed: int
-) -> Trace:
-    """N requests that fit into the cache: drawn, or a stretch of a file."""
+) -> tuple[Trace, TooLong]:
+    """N requests that fit into the cache: drawn, or a stretch of a file; and those that do not."""
     if Path(source).suffix.lower() not in SUFFIXES:
-        return read_source(source, prompt, capacity, num_requests, 1, seed).traces[0]
-    fitting = _whole_trace(source).fitting(capacity)
+        drawn = read_source(source, prompt, capacity, num_requests, 1, seed)
+        return drawn.traces[0], drawn.too_long
+    whole = _whole_trace(source)
+    fitting = whole.fitting(capacity)
     if fitting.num_requests < (stretch + 1) * num_requests:
         raise ValueError(
             f"stretch = {stretch} of {num_requests} requests is beyond the "
             f"{fitting.num_requests} requests of {source} that fit into capacity = {capacity}"
         )
-    return fitting.tail(stretch * num_requests).head(num_requests)
+    stretch_of_it = fitting.tail(stretch * num_requests).head(num_requests)
+    return stretch_of_it, too_long([whole], capacity)
 
 
 @functools.lru_cache(maxsize=8)

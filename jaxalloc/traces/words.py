@@ -139,7 +139,7 @@ def read_source(
             )
         stretches = list(range(replications))
         traces = [fitting.tail(b * num_requests).head(num_requests) for b in stretches]
-        return Source(traces, [seed] * replications, stretches, _too_long(drawn, capacity))
+        return Source(traces, [seed] * replications, stretches, too_long(drawn, capacity))
     if source.partition(":")[0] not in LAWS:
         raise ValueError(
             f"TRACE = {source} must be a file that ends in {', '.join(SUFFIXES)}, or a law: "
@@ -152,10 +152,11 @@ def read_source(
     seeds = [seed + b for b in range(replications)]
     drawn = [generate(seed, 2 * num_requests, output, prompts) for seed in seeds]
     traces = [_fill(trace, capacity, num_requests) for trace in drawn]
-    return Source(traces, seeds, [0] * replications, _too_long(drawn, capacity))
+    return Source(traces, seeds, [0] * replications, too_long(drawn, capacity))
 
 
-def _too_long(drawn: list[Trace], capacity: int) -> TooLong:
+def too_long(drawn: list[Trace], capacity: int) -> TooLong:
+    """What of these requests does not fit into the cache."""
     sizes = np.concatenate([trace.prompt + trace.output for trace in drawn])
     long = sizes > capacity
     return TooLong(int(long.sum()), sizes.size, float(sizes[long].sum() / sizes.sum()))

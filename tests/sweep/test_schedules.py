@@ -39,7 +39,11 @@ def test_rows_are_what_simulate_answers(stored):
     assert set(table.status) == {"FINISHED"}
     for row in table.iloc[::5].itertuples():
         law = Law(name="geometric", mean=20, most=row.capacity)
-        trace = generate(row.seed, 50, law, 8).fitting(row.capacity).head(25)
+        drawn = generate(row.seed, 50, law, 8)
+        trace, sizes = drawn.fitting(row.capacity).head(25), drawn.prompt + drawn.output
+        long = sizes > row.capacity
+        assert row.too_long_requests == long.sum()
+        assert row.too_long_token_share == sizes[long].sum() / sizes.sum()
         made = relative(trace.output, row.interval_width)
         requests = to_requests(trace, lower=made.lower, upper=made.upper, predicted=made.predicted)
         alone = jaxalloc.simulate(requests, row.capacity, POLICIES[row.policy])
