@@ -1,5 +1,6 @@
 """Every test runs in float64 unless it says otherwise, with no silent promotion of ranks."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,18 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 DATA = Path(os.environ.get("JAXALLOC_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+# Linux lets a process have 65,530 mappings, a compiled program takes some, and XLA crashes without.
+MAPPINGS, MOST_MAPPINGS = Path("/proc/self/maps"), 25_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings():
+    """Forget what was compiled before there is too much of it."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
