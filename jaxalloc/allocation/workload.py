@@ -176,7 +176,7 @@ def _cast(given: dict[str, Any]) -> dict[str, Any]:
 def _batch_shape(shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
     """One leading shape for fields of these shapes."""
     try:
-        return np.broadcast_shapes(
+        return jnp.broadcast_shapes(
             *(shape if name in PER_SERVER else shape[:-1] for name, shape in shapes.items())
         )
     except ValueError:

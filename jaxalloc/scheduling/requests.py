@@ -96,7 +96,7 @@ class Requests:
         }
         arrays = {name: _cast(name, value) for name, value in given.items()}
         try:
-            shape = np.broadcast_shapes((1,), *(value.shape for value in arrays.values()))
+            shape = jnp.broadcast_shapes((1,), *(value.shape for value in arrays.values()))
         except ValueError:
             shapes = ", ".join(f"{k} {v.shape}" for k, v in arrays.items() if v.ndim)
             raise ValueError(f"fields do not broadcast to one [*B, N]: {shapes}") from None
