@@ -27,7 +27,7 @@ from gpu_rates import SMOKE, device, emit, peak_bytes, timed
 import jaxalloc
 from benchmarks.scheduling import numba_opponent
 from jaxalloc import Newton, Requests, Workload, policies, simulate_batch, solve_batch
-from jaxalloc.allocation import gpu_kernel, optimum
+from jaxalloc.allocation.optimum import gpu_kernel, optimum
 from jaxalloc.backend import dispatch as backend
 
 ROOT = Path(__file__).parents[1]

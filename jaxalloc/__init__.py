@@ -9,35 +9,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from jaxalloc import sweep
-    from jaxalloc.allocation import arrivals
-    from jaxalloc.allocation.batch import solve_batch, status_fractions
-    from jaxalloc.allocation.fifo import FifoResult, simulate_fifo
-    from jaxalloc.allocation.fixed_point import FixedPoint, contraction_bound
-    from jaxalloc.allocation.frontier import Frontier, frontier
-    from jaxalloc.allocation.masking import mask_failed
-    from jaxalloc.allocation.mg1 import mean_system_time, mean_wait, utilization
-    from jaxalloc.allocation.newton import Newton
-    from jaxalloc.allocation.objective import mean_accuracy, objective
-    from jaxalloc.allocation.optimum import Allocation, Status, solve
-    from jaxalloc.allocation.projected_gradient import ProjectedGradient, lipschitz_bound
-    from jaxalloc.allocation.quantiles import (
+    from jaxalloc.allocation.decisions.frontier import Frontier, frontier
+    from jaxalloc.allocation.decisions.rounding import Rounding, round_tokens
+    from jaxalloc.allocation.decisions.rounding_loss import RoundingLoss, rounding_loss
+    from jaxalloc.allocation.decisions.sensitivity import Outputs, Sensitivity, sensitivity
+    from jaxalloc.allocation.decisions.targets import (
+        solve_for_accuracy,
+        solve_for_mean_tokens,
+        solve_for_system_time,
+    )
+    from jaxalloc.allocation.model.mg1 import mean_system_time, mean_wait, utilization
+    from jaxalloc.allocation.model.objective import mean_accuracy, objective
+    from jaxalloc.allocation.model.workload import Workload
+    from jaxalloc.allocation.optimum.batch import solve_batch, status_fractions
+    from jaxalloc.allocation.optimum.masking import mask_failed
+    from jaxalloc.allocation.optimum.optimum import Allocation, Status, solve
+    from jaxalloc.allocation.queue import arrivals
+    from jaxalloc.allocation.queue.fifo import FifoResult, simulate_fifo
+    from jaxalloc.allocation.queue.quantiles import (
         largest_arrival_rate,
         largest_rates_along,
         system_time_quantile,
         type_system_time_quantiles,
         wait_quantile,
     )
-    from jaxalloc.allocation.rounding import Rounding, round_tokens
-    from jaxalloc.allocation.rounding_loss import RoundingLoss, rounding_loss
-    from jaxalloc.allocation.sensitivity import Outputs, Sensitivity, sensitivity
-    from jaxalloc.allocation.tails import system_time_cdf, wait_cdf
-    from jaxalloc.allocation.targets import (
-        solve_for_accuracy,
-        solve_for_mean_tokens,
-        solve_for_system_time,
-    )
-    from jaxalloc.allocation.trust import Trust, trust
-    from jaxalloc.allocation.workload import Workload
+    from jaxalloc.allocation.queue.tails import system_time_cdf, wait_cdf
+    from jaxalloc.allocation.queue.trust import Trust, trust
+    from jaxalloc.allocation.solvers.fixed_point import FixedPoint, contraction_bound
+    from jaxalloc.allocation.solvers.newton import Newton
+    from jaxalloc.allocation.solvers.projected_gradient import ProjectedGradient, lipschitz_bound
     from jaxalloc.calibration.accuracy import AccuracyFit, fit_accuracy
     from jaxalloc.calibration.arrivals import ArrivalFit, MixFit, fit_arrivals, fit_mix
     from jaxalloc.calibration.bootstrap import (
@@ -65,38 +65,38 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
 
 _HOMES = {
     "": ("sweep",),
-    "allocation.batch": ("solve_batch", "status_fractions"),
-    "allocation": ("arrivals",),
-    "allocation.fifo": ("FifoResult", "simulate_fifo"),
-    "allocation.fixed_point": ("FixedPoint", "contraction_bound"),
-    "allocation.frontier": ("Frontier", "frontier"),
-    "allocation.masking": ("mask_failed",),
-    "allocation.mg1": ("mean_system_time", "mean_wait", "utilization"),
-    "allocation.newton": ("Newton",),
-    "allocation.objective": ("mean_accuracy", "objective"),
-    "allocation.optimum": ("Allocation", "Status", "solve"),
-    "allocation.projected_gradient": ("ProjectedGradient", "lipschitz_bound"),
-    "allocation.rounding": ("Rounding", "round_tokens"),
-    "allocation.sensitivity": ("Outputs", "Sensitivity", "sensitivity"),
-    "allocation.targets": (
+    "allocation.optimum.batch": ("solve_batch", "status_fractions"),
+    "allocation.queue": ("arrivals",),
+    "allocation.queue.fifo": ("FifoResult", "simulate_fifo"),
+    "allocation.solvers.fixed_point": ("FixedPoint", "contraction_bound"),
+    "allocation.decisions.frontier": ("Frontier", "frontier"),
+    "allocation.optimum.masking": ("mask_failed",),
+    "allocation.model.mg1": ("mean_system_time", "mean_wait", "utilization"),
+    "allocation.solvers.newton": ("Newton",),
+    "allocation.model.objective": ("mean_accuracy", "objective"),
+    "allocation.optimum.optimum": ("Allocation", "Status", "solve"),
+    "allocation.solvers.projected_gradient": ("ProjectedGradient", "lipschitz_bound"),
+    "allocation.decisions.rounding": ("Rounding", "round_tokens"),
+    "allocation.decisions.sensitivity": ("Outputs", "Sensitivity", "sensitivity"),
+    "allocation.decisions.targets": (
         "solve_for_accuracy",
         "solve_for_mean_tokens",
         "solve_for_system_time",
     ),
-    "allocation.quantiles": (
+    "allocation.queue.quantiles": (
         "largest_arrival_rate",
         "largest_rates_along",
         "system_time_quantile",
         "type_system_time_quantiles",
         "wait_quantile",
     ),
-    "allocation.tails": (
+    "allocation.queue.tails": (
         "system_time_cdf",
         "wait_cdf",
     ),
-    "allocation.rounding_loss": ("RoundingLoss", "rounding_loss"),
-    "allocation.trust": ("Trust", "trust"),
-    "allocation.workload": ("Workload",),
+    "allocation.decisions.rounding_loss": ("RoundingLoss", "rounding_loss"),
+    "allocation.queue.trust": ("Trust", "trust"),
+    "allocation.model.workload": ("Workload",),
     "calibration.accuracy": ("AccuracyFit", "fit_accuracy"),
     "calibration.arrivals": ("ArrivalFit", "MixFit", "fit_arrivals", "fit_mix"),
     "calibration.bootstrap": ("Replicates", "bootstrap_accuracy", "bootstrap_intervals"),

@@ -38,6 +38,8 @@ ROOMS = {
         "scheduling",
     },
 }
+# The rooms of the allocation wing: each may use those before it, none those after.
+WING = ["model", "solvers", "optimum", "queue", "decisions"]
 LIBRARIES = {
     "numerics": CORE,
     "backend": CORE,
@@ -80,6 +82,17 @@ def test_arrows_point_down(path):
             continue
         other = rest[0] if rest and rest[0] in ROOMS else ""
         assert other in ROOMS[room] | {room}, f"{room} may not import {name}"
+
+
+def test_arrows_of_the_allocation_wing_point_down():
+    for path in (PACKAGE / "allocation").rglob("*.py"):
+        room = path.relative_to(PACKAGE / "allocation").parts[0]
+        if room == "__init__.py":
+            continue
+        for name in imports(path):
+            if name.startswith("jaxalloc.allocation."):
+                other = name.split(".")[2]
+                assert WING.index(other) <= WING.index(room), f"{room} may not import {name}"
 
 
 def test_no_circles():

@@ -20,7 +20,7 @@ import report
 from report import oracles, problems
 
 import jaxalloc
-from jaxalloc.allocation.objective import evaluate
+from jaxalloc.allocation.model.objective import evaluate
 
 FIXED_POINT_STEPS = 60
 GRADIENT_STEPS = 1000

@@ -19,7 +19,7 @@ jax.config.update("jax_enable_x64", True)
 import report  # noqa: E402
 
 import jaxalloc  # noqa: E402
-from jaxalloc.allocation.estimates import student_quantile  # noqa: E402
+from jaxalloc.allocation.queue.estimates import student_quantile  # noqa: E402
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.99)
 MEASURES = {

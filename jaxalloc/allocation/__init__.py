@@ -1,3 +1,3 @@
 """How many thinking tokens each task type gets: an M/G/1 queue, solved and differentiated."""
 
-from jaxalloc.allocation import arrivals as arrivals
+from jaxalloc.allocation.queue import arrivals as arrivals

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxalloc.allocation.batch import solve_batch
-from jaxalloc.allocation.checks import number, one_workload
-from jaxalloc.allocation.mg1 import mean_system_time, utilization
-from jaxalloc.allocation.objective import mean_accuracy, objective
-from jaxalloc.allocation.optimum import Allocation, Status
-from jaxalloc.allocation.sensitivity import Outputs, sensitivity
-from jaxalloc.allocation.workload import Scalar, Tokens, Workload
+from jaxalloc.allocation.decisions.sensitivity import Outputs, sensitivity
+from jaxalloc.allocation.model.checks import number, one_workload
+from jaxalloc.allocation.model.mg1 import mean_system_time, utilization
+from jaxalloc.allocation.model.objective import mean_accuracy, objective
+from jaxalloc.allocation.model.workload import Scalar, Tokens, Workload
+from jaxalloc.allocation.optimum.batch import solve_batch
+from jaxalloc.allocation.optimum.optimum import Allocation, Status
 from jaxalloc.calibration.rows import check_level
 from jaxalloc.numerics import as_key, cast
 

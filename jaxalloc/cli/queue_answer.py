@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxalloc
-from jaxalloc.allocation.arrivals import Arrivals, Poisson, Renewal, Replay
-from jaxalloc.allocation.mg1 import service_time
+from jaxalloc.allocation.model.mg1 import service_time
+from jaxalloc.allocation.queue.arrivals import Arrivals, Poisson, Renewal, Replay
 from jaxalloc.cli.output import make_table, make_totals, number, show
 from jaxalloc.traces.readers import read_trace
 from jaxalloc.workloads.files import to_workload

@@ -22,8 +22,8 @@ from jaxalloc.cli.flags import (
 )
 
 if TYPE_CHECKING:
-    from jaxalloc.allocation.sensitivity import Sensitivity
-    from jaxalloc.allocation.workload import Workload
+    from jaxalloc.allocation.decisions.sensitivity import Sensitivity
+    from jaxalloc.allocation.model.workload import Workload
     from jaxalloc.workloads.files import WorkloadFile
 
 FAILED = 1
@@ -173,7 +173,7 @@ def _compare(
     import numpy as np
 
     import jaxalloc
-    from jaxalloc.allocation.workload import Workload as Problem
+    from jaxalloc.allocation.model.workload import Workload as Problem
 
     lanes = {name: [np.asarray(value)] * len(parameters) for name, value in vars(workload).items()}
     for row, entry in enumerate(parameters):

@@ -25,7 +25,7 @@ from jaxalloc.cli.flags import (
 )
 
 if TYPE_CHECKING:
-    from jaxalloc.allocation.workload import Workload
+    from jaxalloc.allocation.model.workload import Workload
     from jaxalloc.workloads.files import WorkloadFile
 
 FAILED = 1
@@ -123,8 +123,8 @@ def _totals(workload: Workload, tokens: Any) -> dict[str, float]:
 
 
 def _tasks(workload: Workload, tokens: Any, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    from jaxalloc.allocation.mg1 import service_time
-    from jaxalloc.allocation.objective import accuracy
+    from jaxalloc.allocation.model.mg1 import service_time
+    from jaxalloc.allocation.model.objective import accuracy
 
     time = service_time(workload, tokens)
     load = workload.mix * time

@@ -55,7 +55,7 @@ def trust(
     if not 0 <= base_tokens < float("inf"):
         raise BadInput(f"--base-tokens = {base_tokens:g} must not be negative: give tokens")
     loads = _loads(utilizations)
-    from jaxalloc.allocation.trust import trust as judge
+    from jaxalloc.allocation.queue.trust import trust as judge
     from jaxalloc.cli.output import print_json
     from jaxalloc.traces.readers import read_trace
     from jaxalloc.traces.words import read_pairs

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxalloc.allocation.solver import Solver
-    from jaxalloc.allocation.workload import Workload
+    from jaxalloc.allocation.model.workload import Workload
+    from jaxalloc.allocation.solvers.solver import Solver
     from jaxalloc.sweep.plans import Plan
     from jaxalloc.sweep.running import Progress
     from jaxalloc.sweep.stored import Stored

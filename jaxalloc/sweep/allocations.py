@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxalloc.allocation.mg1 import mean_system_time, mean_wait, utilization
-from jaxalloc.allocation.objective import mean_accuracy
-from jaxalloc.allocation.optimum import Allocation, Status, classify, solve
-from jaxalloc.allocation.workload import Workload
+from jaxalloc.allocation.model.mg1 import mean_system_time, mean_wait, utilization
+from jaxalloc.allocation.model.objective import mean_accuracy
+from jaxalloc.allocation.model.workload import Workload
+from jaxalloc.allocation.optimum.optimum import Allocation, Status, classify, solve
 from jaxalloc.backend.dispatch import dispatch
 from jaxalloc.sweep.axes import Array, Axis, Quantity, Span, read_axis, read_drawn
 from jaxalloc.sweep.designs import Columns, Design, Table, filled

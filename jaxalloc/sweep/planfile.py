@@ -114,9 +114,9 @@ def _solver(path: Path, file: PlanFile) -> Any:
     name = file.solver or "newton"
     if name not in SOLVERS:
         raise ValueError(f"{path}: solver = {name!r} is unknown: give one of {', '.join(SOLVERS)}")
-    import jaxalloc.allocation.fixed_point as fixed_point
-    import jaxalloc.allocation.newton as newton
-    import jaxalloc.allocation.projected_gradient as projected_gradient
+    import jaxalloc.allocation.solvers.fixed_point as fixed_point
+    import jaxalloc.allocation.solvers.newton as newton
+    import jaxalloc.allocation.solvers.projected_gradient as projected_gradient
 
     homes = {"newton": newton, "fixed-point": fixed_point, "projected-gradient": projected_gradient}
     given = {"max_steps": file.max_steps, "tolerance": file.tolerance}

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxalloc.allocation.newton import Newton
-from jaxalloc.allocation.solver import Solver
-from jaxalloc.allocation.workload import Workload
+from jaxalloc.allocation.model.workload import Workload
+from jaxalloc.allocation.solvers.newton import Newton
+from jaxalloc.allocation.solvers.solver import Solver
 from jaxalloc.sweep import allocations, schedules, settings
 from jaxalloc.sweep.axes import Axis, Span, check_whole
 from jaxalloc.sweep.chunks import Job

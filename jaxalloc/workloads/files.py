@@ -20,7 +20,7 @@ import numpy as np
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from jaxalloc.allocation.workload import Workload
+from jaxalloc.allocation.model.workload import Workload
 from jaxalloc.files import new_file
 from jaxalloc.workloads.fields import FIELDS
 from jaxalloc.workloads.messages import describe, shorten

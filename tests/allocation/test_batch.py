@@ -13,7 +13,7 @@ from convert import as_workload, lane, stack
 from problems import lanes, random_workloads
 
 from jaxalloc import Newton, Status, Workload, solve, solve_batch, status_fractions
-from jaxalloc.allocation import batch
+from jaxalloc.allocation.optimum import batch
 
 FIELDS = random_workloads(21, 24)
 FAILURES = {

@@ -12,9 +12,9 @@ from convert import as_workload, lane
 from problems import hard_workloads, random_workloads
 
 from jaxalloc import solve_batch
-from jaxalloc.allocation.certificate import certified_residual
-from jaxalloc.allocation.exact import exact_product, exact_sum
-from jaxalloc.allocation.mg1 import queue
+from jaxalloc.allocation.model.exact import exact_product, exact_sum
+from jaxalloc.allocation.model.mg1 import queue
+from jaxalloc.allocation.optimum.certificate import certified_residual
 
 MODES = {
     "eager": jax.vmap,

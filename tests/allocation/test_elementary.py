@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxalloc.allocation.elementary import largest, log, sums
+from jaxalloc.allocation.model.elementary import largest, log, sums
 
 VECTORS = np.random.default_rng(5).normal(size=(3, 7))
 

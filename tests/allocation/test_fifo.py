@@ -19,11 +19,11 @@ from jaxalloc import (
     simulate_fifo,
     utilization,
 )
-from jaxalloc.allocation.bins import bin_of, num_bins, upper_edges
-from jaxalloc.allocation.draws import gamma, make_cells, read_cells, two_words
-from jaxalloc.allocation.estimates import measure, student_quantile
-from jaxalloc.allocation.fifo import _tables
-from jaxalloc.allocation.paths import (
+from jaxalloc.allocation.queue.bins import bin_of, num_bins, upper_edges
+from jaxalloc.allocation.queue.draws import gamma, make_cells, read_cells, two_words
+from jaxalloc.allocation.queue.estimates import measure, student_quantile
+from jaxalloc.allocation.queue.fifo import _tables
+from jaxalloc.allocation.queue.paths import (
     CHUNK,
     Scenario,
     Shape,

@@ -9,7 +9,7 @@ from convert import as_workload, lane
 from problems import lanes, qwen3_8b, random_workloads
 
 from jaxalloc import FixedPoint, Status, contraction_bound, solve, solve_batch
-from jaxalloc.allocation.objective import evaluate
+from jaxalloc.allocation.model.objective import evaluate
 
 PLAIN = FixedPoint(exact_own_time=False)
 

@@ -14,8 +14,8 @@ from gpu import cuda_kernels, interpreted
 from problems import hard_workloads, lanes, random_workloads
 
 from jaxalloc import FixedPoint, Newton, ProjectedGradient, Status, solve, solve_batch
-from jaxalloc.allocation import gpu_kernel
-from jaxalloc.allocation.lanes import side_by_side
+from jaxalloc.allocation.optimum import gpu_kernel
+from jaxalloc.allocation.optimum.lanes import side_by_side
 from jaxalloc.backend import dispatch as backend
 
 # A cap on steps that no other test has, so that nothing traced before is met again.

@@ -30,7 +30,7 @@ assert not xla_bridge.backends_are_initialized()
         "import jaxalloc; jaxalloc.solve",
         "from jaxalloc import *",
         "from jaxalloc import Newton, FixedPoint, ProjectedGradient; Newton(), FixedPoint()",
-        "import jaxalloc.allocation.batch, jaxalloc.allocation.rounding",
+        "import jaxalloc.allocation.optimum.batch, jaxalloc.allocation.decisions.rounding",
     ],
 )
 def test_an_import_starts_no_backend(statement):

@@ -11,7 +11,7 @@ from convert import as_workload, lane
 from problems import lanes, named_workloads, random_workloads
 
 from jaxalloc import mean_accuracy, mean_system_time, objective, utilization
-from jaxalloc.allocation import objective as model
+from jaxalloc.allocation.model import objective as model
 
 NAMED = {named.name: named for named in named_workloads()}
 

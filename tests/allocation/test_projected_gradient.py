@@ -11,8 +11,8 @@ from convert import as_workload, lane, stack
 from problems import lanes, random_workloads
 
 from jaxalloc import Newton, ProjectedGradient, Status, lipschitz_bound, solve, solve_batch
-from jaxalloc.allocation.objective import curvature, evaluate
-from jaxalloc.allocation.projected_gradient import project, stable_margin
+from jaxalloc.allocation.model.objective import curvature, evaluate
+from jaxalloc.allocation.solvers.projected_gradient import project, stable_margin
 
 CERTIFIED = ProjectedGradient(certified=True)
 FIELDS = random_workloads(71, 200)

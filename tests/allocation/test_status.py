@@ -17,9 +17,9 @@ from jaxalloc import (
     solve_batch,
     utilization,
 )
-from jaxalloc.allocation import domain
-from jaxalloc.allocation.mg1 import queue
-from jaxalloc.allocation.optimum import classify, first_point, run
+from jaxalloc.allocation.model import domain
+from jaxalloc.allocation.model.mg1 import queue
+from jaxalloc.allocation.optimum.optimum import classify, first_point, run
 
 SOLVERS = [Newton(), FixedPoint(), ProjectedGradient(), ProjectedGradient(certified=True)]
 NAMES = tuple(qwen3_8b(0.1))

@@ -25,8 +25,8 @@ from jaxalloc import (
     wait_cdf,
     wait_quantile,
 )
-from jaxalloc.allocation import tails
-from jaxalloc.allocation.tail_law import tail_law
+from jaxalloc.allocation.queue import tails
+from jaxalloc.allocation.queue.tail_law import tail_law
 
 TOKENS = jnp.array([100.0, 400.0, 900.0])
 TIMES = np.array([0.3, 1.8, 2.4])  # s of service

@@ -21,7 +21,7 @@ from jaxalloc import (
     solve_batch,
     solve_for_mean_tokens,
 )
-from jaxalloc.allocation.rounding import integer_box
+from jaxalloc.allocation.decisions.rounding import integer_box
 from jaxalloc.workloads.files import load, override, save, to_workload
 
 FIELDS = random_workloads(51, 64)

@@ -7,7 +7,7 @@ import pytest
 import scipy.signal
 
 from jaxalloc import trust
-from jaxalloc.allocation.trust import mean_system_time_of
+from jaxalloc.allocation.queue.trust import mean_system_time_of
 from jaxalloc.traces.readers import read_trace
 
 RNG = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from problems import random_workloads
 
 from jaxalloc import Requests, Workload, policies, simulate, simulate_batch, solve, solve_batch
-from jaxalloc.allocation import batch as allocation_batch
+from jaxalloc.allocation.optimum import batch as allocation_batch
 from jaxalloc.scheduling import batch as scheduling_batch
 
 jax.config.update("jax_enable_x64", True)

@@ -14,7 +14,7 @@ from jaxalloc.cli.plots.style import STYLE, look, shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from jaxalloc.allocation.workload import Workload
+    from jaxalloc.allocation.model.workload import Workload
 
 _CURVE_POINTS = 400
 _DOT: Any = {"ms": 8.5, "mec": "white", "mew": 1.1, "ls": "none", "zorder": 3, "clip_on": False}

@@ -1,0 +1,1 @@
+"""What follows from the optimum: frontiers, targets, sensitivities, whole tokens."""

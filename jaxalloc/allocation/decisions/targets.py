@@ -1,0 +1,321 @@
+"""Targets: the weight or the price at which the optimum meets a cap on time or tokens, or a goal.
+
+Along the accuracy weight α both the mean system time E[T] and the mean accuracy of the optimum
+never fall: with the optimality conditions, dE[T] = α d(accuracy) >= 0 (derived here). Along the
+price of a token the mean tokens never rise. So each target is the
+root of a monotone function of one number; its derivative is that of the implicit function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxalloc.allocation.model.checks import number, one_workload
+from jaxalloc.allocation.model.mg1 import mean_system_time, utilization
+from jaxalloc.allocation.model.objective import evaluate, mean_accuracy, objective
+from jaxalloc.allocation.model.root import increasing_root
+from jaxalloc.allocation.model.workload import Flag, Scalar, Tokens, Workload
+from jaxalloc.allocation.optimum.masking import mask_failed
+from jaxalloc.allocation.optimum.optimum import Allocation, Status, classify, solve
+from jaxalloc.allocation.solvers.newton import Newton
+from jaxalloc.allocation.solvers.solver import Solver
+
+# How well a target must be met, relative to its scale, for CONVERGED.
+_TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
+_BISECTIONS = 200
+
+Measure = Callable[[Workload, Tokens], Scalar]
+
+
+def solve_for_system_time(
+    workload: Workload, seconds: Any, solver: Solver = Newton()
+) -> tuple[Scalar, Allocation]:
+    """The most accurate budgets whose mean system time is at most `seconds`.
+
+    Returns (α, allocation): the accuracy weight at which the optimum takes `seconds`, and that
+    optimum; the workload's own accuracy weight and token price play no part. If the cap is slack, α
+    is inf and every type that thinking helps gets max_tokens. If even min_tokens take longer, the
+    status is INFEASIBLE. Works under `jax.jit`, `jax.vmap` and differentiation; derivatives of a
+    failed lane are NaN.
+
+    >>> import jaxalloc
+    >>> workload = jaxalloc.Workload.create(
+    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
+    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
+    >>> weight, best = jaxalloc.solve_for_system_time(workload, 1.0)
+    >>> print(f"{jaxalloc.mean_system_time(workload, best.tokens):.4f} s at {weight:.3f}")
+    1.0000 s at 7.028
+    """
+    workload = one_workload(workload)
+    target = number("seconds", seconds, workload)
+    return _along_weight(workload, target, mean_system_time, solver, cap=True)
+
+
+def solve_for_accuracy(
+    workload: Workload, accuracy: Any, solver: Solver = Newton()
+) -> tuple[Scalar, Allocation]:
+    """The quickest budgets whose mean accuracy is at least `accuracy`.
+
+    Returns (α, allocation): the accuracy weight at which the optimum is that accurate, and that
+    optimum; the workload's own accuracy weight and token price play no part. If min_tokens are
+    accurate enough, α is 0. If no stable budgets in the box are, the status is INFEASIBLE. Works
+    under `jax.jit`, `jax.vmap` and differentiation; derivatives of a failed lane are NaN.
+
+    >>> import jaxalloc
+    >>> workload = jaxalloc.Workload.create(
+    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
+    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
+    >>> weight, best = jaxalloc.solve_for_accuracy(workload, 0.45)
+    >>> print(f"{jaxalloc.mean_accuracy(workload, best.tokens):.4f} with {best.tokens[0]:.1f}")
+    0.4500 with 693.1
+    """
+    workload = one_workload(workload)
+    target = number("accuracy", accuracy, workload)
+    return _along_weight(workload, target, mean_accuracy, solver, cap=False)
+
+
+def solve_for_mean_tokens(
+    workload: Workload,
+    mean_tokens: Any = None,
+    solver: Solver = Newton(),
+    *,
+    price_per_token: Any = None,
+) -> tuple[Scalar, Allocation]:
+    """The best budgets of which a query gets at most `mean_tokens` on average.
+
+    Returns (μ, allocation): the shadow price of a token, s / token, on top of the workload's own,
+    and the maximizer of J - μ Σ π_k l_k; the allocation's objective is J. If the cap is slack, μ is
+    0. If even min_tokens are more, the status is INFEASIBLE. Works under `jax.jit`, `jax.vmap` and
+    differentiation; derivatives of a failed lane are NaN.
+
+    Args:
+      workload: one workload.
+      mean_tokens: the cap on Σ π_k l_k.
+      solver: as for `solve`.
+      price_per_token: μ, given instead of found; then there is no cap.
+
+    Raises:
+      ValueError: both of `mean_tokens` and `price_per_token` are given, or neither.
+
+    >>> import jaxalloc
+    >>> workload = jaxalloc.Workload.create(
+    ...     arrival_rate=0.5, mix=[0.5, 0.5], gain=[0.5, 0.3], decay=1e-3, floor=0.2, base_time=0.1,
+    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=20.0)
+    >>> price, best = jaxalloc.solve_for_mean_tokens(workload, 500.0)
+    >>> print(f"{(workload.mix * best.tokens).sum():.2f} tokens, {price:.2e} s each")
+    500.00 tokens, 3.17e-03 s each
+    """
+    if (mean_tokens is None) == (price_per_token is None):
+        raise ValueError(
+            f"mean_tokens = {mean_tokens} and price_per_token = {price_per_token}: give one of them"
+        )
+    workload = one_workload(workload)
+    if price_per_token is not None:
+        return _at_price(workload, number("price_per_token", price_per_token, workload), solver)
+    return _along_price(workload, number("mean_tokens", mean_tokens, workload), solver)
+
+
+# Compiled as a whole: a search is made of closures, which would be compiled anew at every call.
+@functools.partial(jax.jit, static_argnames=("measure", "solver", "cap"))
+def _along_weight(
+    given: Workload, target: Scalar, measure: Measure, solver: Solver, *, cap: bool
+) -> tuple[Scalar, Allocation]:
+    """The weight at which `measure`, which rises with it, is `target`."""
+    one = jnp.ones_like(target)
+    workload = dataclasses.replace(given, accuracy_weight=one, token_price=0 * one)
+    # A target that rounding alone puts out of reach is within reach.
+    slightly = _TOLERANCE[str(target.dtype)] * target
+    least, most = workload.min_tokens, _most_tokens(workload)
+    lowest, highest = measure(workload, least), measure(workload, most)
+    stable = utilization(workload, most) < 1
+    if cap:
+        slack, reachable = stable & (highest <= target), lowest <= target + slightly
+        limit, free = jnp.inf, most
+    else:
+        beyond = jnp.where(stable, highest >= target - slightly, _supremum(workload) > target)
+        slack, reachable = lowest >= target, (lowest >= target) | beyond
+        limit, free = 0.0, least
+    status = _classify(workload, target, slack, reachable)
+    searching = (status == Status.CONVERGED) & ~slack
+    safe = _only_where(searching, workload)
+    scale = jnp.where(searching & (target > 0), target, 1)
+
+    def at(log_weight: Scalar) -> Workload:
+        weight = jnp.where(searching, jnp.exp(log_weight), 0)
+        return dataclasses.replace(safe, accuracy_weight=weight)
+
+    def excess(log_weight: Scalar) -> Scalar:
+        lane = at(log_weight)
+        found = solve(lane, solver)
+        value = (measure(lane, found.tokens) - target) / scale
+        # What cannot be solved lies close to full utilization, beyond any target.
+        value = jnp.where(found.status == Status.CONVERGED, value, jnp.inf)
+        return jnp.where(searching, value, log_weight)
+
+    root = increasing_root(excess, _least_log_weight(safe, searching), one * jnp.inf)
+    best = solve(at(root), solver)
+    missed = jnp.abs(measure(at(root), best.tokens) - target) / scale
+    ended = jnp.where(searching, _ended(best, missed), status)
+    weight = jnp.where(searching, jnp.exp(root), limit)
+    tokens = jnp.where(searching, best.tokens, free)
+    # An infinite weight stays out of the derivatives, where 0 times it would be NaN.
+    finite = jnp.where(weight < jnp.inf, weight, 0)
+    value = objective(dataclasses.replace(workload, accuracy_weight=finite), tokens)
+    value = jnp.where(weight < jnp.inf, value, jnp.inf)
+    best = best._replace(tokens=tokens, objective=value, status=ended)
+    return _finish(given, target, weight, best)
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def _along_price(workload: Workload, target: Scalar, solver: Solver) -> tuple[Scalar, Allocation]:
+    """The price per token at which the mean tokens, which fall with it, are `target`."""
+    slightly = _TOLERANCE[str(target.dtype)] * target
+    reachable = mean_tokens_of(workload, workload.min_tokens) <= target + slightly
+    status = _classify(workload, target, jnp.isinf(target), reachable)
+    solvable = status == Status.CONVERGED
+    unpriced = solve(_only_where(solvable, workload), solver)
+    status = jnp.where(solvable, unpriced.status, status)
+    slack = mean_tokens_of(workload, unpriced.tokens) <= target
+    searching = (status == Status.CONVERGED) & ~slack
+    safe = _only_where(searching, workload)
+    scale = jnp.where(searching & (target > 0), target, 1)
+
+    def excess(negative_price: Scalar) -> Scalar:
+        lane = _priced(safe, -negative_price)
+        value = (mean_tokens_of(lane, solve(lane, solver).tokens) - target) / scale
+        return jnp.where(searching, value, negative_price)
+
+    # At this price no type is worth a token more than min_tokens.
+    point = evaluate(safe, safe.min_tokens)
+    worth = jnp.max(safe.time_per_token * point.price * point.excess)
+    dearest = jax.lax.stop_gradient(jnp.where(searching, jnp.maximum(worth, 0), 0))
+    root = increasing_root(excess, -dearest, jnp.zeros_like(dearest))
+    best = solve(_priced(safe, jnp.where(searching, -root, 0)), solver)
+    missed = jnp.abs(mean_tokens_of(safe, best.tokens) - target) / scale
+    best = best._replace(status=_ended(best, missed))
+    best = jax.tree.map(lambda one, two: jnp.where(searching, one, two), best, unpriced)
+    best = best._replace(
+        objective=objective(workload, best.tokens), status=jnp.where(searching, best.status, status)
+    )
+    return _finish(workload, target, jnp.where(searching, -root, 0), best)
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def _at_price(workload: Workload, price: Scalar, solver: Solver) -> tuple[Scalar, Allocation]:
+    """The optimum at a given price per token, and that price."""
+    best = solve(_priced(workload, price), solver)
+    paid = price * mean_tokens_of(workload, best.tokens)
+    return price, best._replace(objective=best.objective + paid)
+
+
+def mean_tokens_of(workload: Workload, tokens: Tokens) -> Scalar:
+    """Σ π_k l_k, the thinking tokens of an arriving query."""
+    return jnp.sum(workload.mix * tokens)
+
+
+def _priced(workload: Workload, price: Scalar) -> Workload:
+    """The workload whose tokens cost that much more."""
+    return dataclasses.replace(workload, token_price=workload.token_price + price)
+
+
+def _only_where(wanted: Flag, workload: Workload) -> Workload:
+    """The workload where it is wanted, elsewhere one that costs nothing to solve."""
+    return mask_failed(workload, jnp.where(wanted, Status.CONVERGED, Status.INVALID))
+
+
+def _classify(workload: Workload, target: Scalar, slack: Flag, reachable: Flag) -> Array:
+    """The status before any search, where CONVERGED stands for "no objection"."""
+    status = classify(workload)
+    # The only infinite target with an answer is a slack one.
+    missing = jnp.isnan(target) | (jnp.isinf(target) & reachable & ~slack)
+    status = jnp.where(missing & (status != Status.INVALID), Status.NON_FINITE, status)
+    return jnp.where((status == Status.CONVERGED) & ~reachable, Status.INFEASIBLE, status)
+
+
+def _ended(best: Allocation, missed: Scalar) -> Array:
+    """MAX_STEPS if the search ended beside the target."""
+    met = missed <= _TOLERANCE[str(missed.dtype)]
+    return jnp.where(met, best.status, Status.MAX_STEPS).astype(jnp.int32)
+
+
+def _most_tokens(workload: Workload) -> Tokens:
+    """The budgets as the accuracy weight goes to inf, where the queue is stable there."""
+    return jnp.where(workload.gain > 0, workload.max_tokens, workload.min_tokens)
+
+
+def _least_log_weight(workload: Workload, searching: Flag) -> Scalar:
+    """ln α at which the first type is worth a token: up = down at min_tokens."""
+    point = evaluate(workload, workload.min_tokens)
+    steepest = jnp.where(workload.gain > 0, workload.gain * workload.decay, 1)
+    log_weight = jnp.log(workload.time_per_token * point.price / steepest)
+    log_weight = log_weight + workload.decay * workload.min_tokens
+    first = jnp.min(jnp.where(workload.gain > 0, log_weight, jnp.inf))
+    return jax.lax.stop_gradient(jnp.where(searching & (first < jnp.inf), first, 0))
+
+
+def _supremum(workload: Workload) -> Scalar:
+    """The accuracy that a server of full utilization approaches, ρ -> 1.
+
+    The maximizer of Σ π p(l) with ρ = 1 balances A b e^{-b l} = ν c; ln ν by bisection.
+    """
+    gains = workload.gain > 0
+    steepest = jnp.where(gains, workload.gain * workload.decay / workload.time_per_token, 1)
+
+    def tokens_at(log_price: Scalar) -> Tokens:
+        wanted = (jnp.log(steepest) - log_price) / workload.decay
+        wanted = jnp.clip(wanted, workload.min_tokens, workload.max_tokens)
+        return jnp.where(gains, wanted, workload.min_tokens)
+
+    def halve(_: Any, bracket: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
+        low, high = bracket
+        middle = (low + high) / 2
+        over = utilization(workload, tokens_at(middle)) >= 1
+        return jnp.where(over, middle, low), jnp.where(over, high, middle)
+
+    low = jnp.min(jnp.log(steepest) - workload.decay * workload.max_tokens)
+    high = jnp.max(jnp.log(steepest) - workload.decay * workload.min_tokens)
+    bracket = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
+    return jax.lax.stop_gradient(mean_accuracy(workload, tokens_at(bracket[0])))
+
+
+@jax.custom_jvp
+def _nothing(anything: Scalar, solved: Flag) -> Scalar:
+    """0, with derivative 0 where solved and NaN elsewhere."""
+    # Formally a function of `anything`, so that `jax.vmap` gives it the axes of its derivative.
+    return jnp.where(jnp.ones_like(solved), 0, anything)
+
+
+@_nothing.defjvp
+def _nothing_jvp(primals: tuple[Scalar, Flag], moved: tuple[Scalar, Any]) -> tuple[Scalar, Scalar]:
+    anything, solved = primals
+    # A product, so that NaN survives transposition, where `jnp.where` would give 0.
+    return _nothing(anything, solved), moved[0] * jnp.where(solved, 0, jnp.nan).astype(
+        moved[0].dtype
+    )
+
+
+def _finish(
+    workload: Workload, target: Scalar, multiplier: Scalar, best: Allocation
+) -> tuple[Scalar, Allocation]:
+    """What a failed lane returns is what `solve` returns of one; its derivatives are NaN."""
+    failed = (best.status != Status.CONVERGED) & (best.status != Status.MAX_STEPS)
+    infeasible = best.status == Status.INFEASIBLE
+    everything = sum((jnp.sum(leaf) for leaf in jax.tree.leaves(workload)), target)
+    nothing = _nothing(everything, best.status == Status.CONVERGED)
+    least = jax.lax.stop_gradient(workload.min_tokens)
+    no_tokens = jnp.where(infeasible, least, jnp.nan)
+    no_value = jnp.where(infeasible, -jnp.inf, jnp.nan)
+    return jnp.where(failed, jnp.nan, multiplier) + nothing, Allocation(
+        tokens=jnp.where(failed, no_tokens, best.tokens) + nothing,
+        objective=jnp.where(failed, no_value, best.objective) + nothing,
+        residual=jnp.where(failed, jnp.inf, best.residual),
+        steps=jnp.where(failed, 0, best.steps),
+        status=best.status,
+    )

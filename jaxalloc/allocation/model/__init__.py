@@ -1,0 +1,1 @@
+"""The workload, the queue that serves it, and the objective J."""

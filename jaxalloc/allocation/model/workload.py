@@ -1,0 +1,272 @@
+"""The problem: one server, K task types, and what their thinking tokens cost and buy."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxalloc.allocation.model.domain import NORMAL, largest_rate, least_normal
+from jaxalloc.numerics import cast, floating_dtype
+
+# Axis letters, here and in every docstring: K task types, *B any leading batch axes.
+PerServer = Float[Array, "*B"]
+PerType = Float[Array, "*B K"]
+# What the functions of one workload take and return; `jax.vmap` adds the batch.
+Tokens = Float[Array, "K"]
+Mask = Bool[Array, "K"]
+Scalar = Float[Array, ""]
+Flag = Bool[Array, ""]
+
+PER_SERVER = ("arrival_rate", "accuracy_weight", "token_price")
+_ABSENT: Any = object()  # an argument of the constructor that was not given
+_MIX_TOLERANCE = 1e-6
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One server's traffic and tasks (Ozbas & Bastopcu, 2026, arXiv 2601.10274).
+
+    Type k arrives with probability `mix[k]`, takes `base_time + time_per_token * tokens` seconds of
+    service, and is answered correctly with probability
+    `floor + gain * (1 - exp(-decay * tokens))`.
+
+    The constructor takes the arrays as they are and checks nothing, so that JAX can rebuild it from
+    tracers and a batch may hold lanes of NaN; `Workload.create` casts, broadcasts and validates.
+
+    Attributes:
+      arrival_rate: [*B] rate λ of the Poisson arrivals, queries / s; 0 is allowed.
+      mix: [*B, K] probability π_k of each type; sums to 1, zeros allowed.
+      gain: [*B, K] accuracy A_k that unlimited thinking adds.
+      decay: [*B, K] rate b_k > 0 at which accuracy saturates, 1 / token.
+      floor: [*B, K] accuracy D_k without thinking.
+      base_time: [*B, K] service time t0_k without thinking, s.
+      time_per_token: [*B, K] service time c_k > 0 of a thinking token, s / token.
+      min_tokens: [*B, K] lower token budget.
+      max_tokens: [*B, K] upper token budget.
+      accuracy_weight: [*B] what one unit of accuracy is worth, α, s.
+      service_cv: [*B, K] coefficient of variation of each type's service time (derived here: the
+        paper's service is deterministic, which is 0).
+      token_price: [*B] what a thinking token costs beyond its time, μ, s / token: the objective is
+        J = α Σ π_k p_k - E[T] - μ Σ π_k l_k (derived here; 0 in the paper, and if not given).
+    """
+
+    arrival_rate: PerServer
+    mix: PerType
+    gain: PerType
+    decay: PerType
+    floor: PerType
+    base_time: PerType
+    time_per_token: PerType
+    min_tokens: PerType
+    max_tokens: PerType
+    accuracy_weight: PerServer
+    service_cv: PerType
+    token_price: PerServer = _ABSENT
+
+    def __post_init__(self) -> None:
+        if self.token_price is _ABSENT:  # with the batch axes, so that `jax.vmap` can map it
+            rate = self.arrival_rate
+            free = np.zeros(np.shape(rate), getattr(rate, "dtype", None) or floating_dtype())
+            object.__setattr__(self, "token_price", free)
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        arrival_rate: Any,
+        mix: Any,
+        gain: Any,
+        decay: Any,
+        floor: Any,
+        base_time: Any,
+        time_per_token: Any,
+        max_tokens: Any,
+        accuracy_weight: Any,
+        min_tokens: Any = 0.0,
+        service_cv: Any = 0.0,
+        token_price: Any = 0.0,
+        allow_accuracy_above_one: bool = False,
+    ) -> Workload:
+        """Cast, broadcast and validate the fields of a workload or of a batch of them.
+
+        `arrival_rate`, `accuracy_weight` and `token_price` have shape [*B], the others [*B, K];
+        scalars stand for every type, and everything is broadcast to one leading shape *B. The dtype
+        is the widest floating dtype among the arrays given, and float32 at least; Python numbers
+        and integers follow it, or JAX's default where there is none. Values are checked unless they
+        are traced.
+
+        Args:
+          arrival_rate, mix, gain, decay, floor, base_time, time_per_token, max_tokens,
+            accuracy_weight, min_tokens, service_cv, token_price: as `Workload` says.
+          allow_accuracy_above_one: accept `floor + gain` above 1, which the mathematics allows.
+
+        Raises:
+          ValueError: a field has the wrong shape or a value outside its domain; the message names
+            the field, the value and the fix.
+
+        >>> workload = Workload.create(
+        ...     arrival_rate=0.1, mix=[0.5, 0.5], gain=0.7, decay=[1e-4, 3e-3], floor=[0.0, 0.3],
+        ...     base_time=0.2, time_per_token=1e-3, max_tokens=16384, accuracy_weight=30.0)
+        >>> workload.gain.shape, workload.num_types
+        ((2,), 2)
+        """
+        given = {
+            "arrival_rate": arrival_rate,
+            "mix": mix,
+            "gain": gain,
+            "decay": decay,
+            "floor": floor,
+            "base_time": base_time,
+            "time_per_token": time_per_token,
+            "min_tokens": min_tokens,
+            "max_tokens": max_tokens,
+            "accuracy_weight": accuracy_weight,
+            "service_cv": service_cv,
+            "token_price": token_price,
+        }
+        arrays = _cast(given)
+        fields = _broadcast(arrays)
+        if not any(isinstance(value, jax.core.Tracer) for value in arrays.values()):
+            _check_values(arrays, fields["mix"].shape[-1], allow_accuracy_above_one)
+        return cls(**{k: _placed(given[k], v) for k, v in fields.items()})
+
+    @property
+    def num_types(self) -> int:
+        """K, the number of task types."""
+        return int(np.shape(self.mix)[-1])
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The leading axes *B that all fields broadcast to; `()` for one workload."""
+        return _batch_shape({name: np.shape(value) for name, value in vars(self).items()})
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The widest floating dtype of the fields, float32 at least."""
+        return floating_dtype(*jax.tree.leaves(self))
+
+
+def token_cost(workload: Workload) -> PerType:
+    """μ / c_k, what a second of type-k service costs beyond its time."""
+    return workload.token_price / workload.time_per_token
+
+
+def _cast(given: dict[str, Any]) -> dict[str, Any]:
+    """Every field as an array of one floating dtype: NumPy's where concrete, JAX's where traced."""
+    arrays = {name: as_array(name, value) for name, value in given.items()}
+    dtype = floating_dtype(
+        *(array if isinstance(array, jax.Array) else given[name] for name, array in arrays.items())
+    )
+    with np.errstate(over="ignore"):  # inf is rejected with the field's name
+        return {
+            name: cast(value, dtype)
+            if isinstance(value, jax.core.Tracer)
+            else np.asarray(value, dtype=dtype)
+            for name, value in arrays.items()
+        }
+
+
+def _batch_shape(shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """One leading shape for fields of these shapes."""
+    try:
+        return jnp.broadcast_shapes(
+            *(shape if name in PER_SERVER else shape[:-1] for name, shape in shapes.items())
+        )
+    except ValueError:
+        named = ", ".join(f"{name} {shape}" for name, shape in shapes.items() if shape)
+        raise ValueError(f"leading axes do not broadcast: {named}") from None
+
+
+def _placed(given: Any, field: Any) -> Array:
+    """A field on a device: where it was, if it was given as it is."""
+    same = isinstance(given, jax.Array) and (given.shape, given.dtype) == (field.shape, field.dtype)
+    return cast(given if same else field, field.dtype)
+
+
+def as_array(name: str, value: Any) -> Any:
+    """Numbers as an array: JAX's if they are one or a list with some, else NumPy's."""
+    of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
+    try:
+        array: Any = jnp.asarray(value) if of_jax else np.asarray(value)
+    except (TypeError, ValueError) as error:  # ragged nested lists
+        raise ValueError(f"{name} = {_one_line(value)} is not an array: {error}") from None
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
+        message = f"{name} = {_one_line(value)} is not a number: give numbers or arrays of them"
+        raise ValueError(message)
+    return array
+
+
+def _one_line(value: Any) -> str:
+    """What was given, short enough for a message."""
+    return textwrap.shorten(repr(value), 100)
+
+
+def _broadcast(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Scalars over types, everything over one leading shape; on the host unless it is traced."""
+    wide = {k: v if k in PER_SERVER or np.ndim(v) else v.reshape(1) for k, v in arrays.items()}
+    num_types = max(v.shape[-1] for k, v in wide.items() if k not in PER_SERVER)
+    batch = _batch_shape({k: v.shape for k, v in wide.items()})
+    for name, value in wide.items():
+        if name not in PER_SERVER and value.shape[-1] not in (1, num_types):
+            raise ValueError(
+                f"{name} has {value.shape[-1]} types where another field has {num_types}: "
+                "give one value a type, or a scalar for all"
+            )
+    shapes = {k: batch if k in PER_SERVER else (*batch, num_types) for k in wide}
+    return {
+        k: (jnp if isinstance(v, jax.Array) else np).broadcast_to(v, shapes[k])
+        for k, v in wide.items()
+    }
+
+
+def _check_values(arrays: dict[str, Any], num_types: int, allow_accuracy_above_one: bool) -> None:
+    """Raise ValueError for the first value outside the domain of its field."""
+    positive = {"decay", "time_per_token"}
+    for name, value in arrays.items():
+        _require(np.isfinite(value), name, value, "must be finite")
+        if name in positive:
+            _require(value > 0, name, value, "must be greater than 0")
+        else:
+            _require(value >= 0, name, value, "must not be negative")
+        least = least_normal(name, value.dtype)
+        normal = (value == 0) | (value >= least) | (name not in NORMAL)
+        _require(normal, name, value, f"is below {least:.2g}, which counts as 0: give 0, or more")
+    rate = arrays["arrival_rate"]
+    most = largest_rate(rate.dtype)
+    _require(rate <= most, "arrival_rate", rate, f"must not exceed {most:.2g}: use a longer unit")
+    low, high = np.broadcast_arrays(arrays["min_tokens"], arrays["max_tokens"])
+    _require(low <= high, "min_tokens", low, "must not exceed max_tokens")
+    mix = np.atleast_1d(np.asarray(arrays["mix"], dtype=np.float64))
+    total = np.sum(np.broadcast_to(mix, (*mix.shape[:-1], num_types)), axis=-1)
+    _require(
+        np.abs(total - 1) <= _MIX_TOLERANCE, "the sum of mix", total, "must be 1: normalize it"
+    )
+    if not allow_accuracy_above_one:
+        best = np.add(*np.broadcast_arrays(arrays["floor"], arrays["gain"]))
+        slack = 4 * np.finfo(best.dtype).eps
+        _require(
+            best <= 1 + slack,
+            "floor + gain",
+            best,
+            "must not exceed 1, or pass allow_accuracy_above_one=True",
+        )
+
+
+def _require(valid: Any, name: str, value: Any, rule: str) -> None:
+    """Raise a ValueError that names the first entry of `value` where `valid` is False."""
+    if np.all(valid):
+        return
+    index = tuple(int(i) for i in np.argwhere(~np.asarray(valid))[0])
+    place = f"[{', '.join(map(str, index))}]" if index else ""
+    entry = np.asarray(value)[index]
+    short = f"{entry:g}"
+    raise ValueError(f"{name}{place} = {short if float(short) == entry else entry} {rule}")

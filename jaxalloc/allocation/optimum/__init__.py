@@ -1,0 +1,1 @@
+"""The optimum: solved, certified, differentiated, in batches."""

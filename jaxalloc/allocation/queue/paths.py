@@ -1,0 +1,258 @@
+"""Sample paths of the queue: Lindley's recursion, chunk after chunk, replications side by side.
+
+With S_n the service of query n and A_n the gap to the next arrival, waits follow
+W_{n+1} = max(W_n + S_n - A_n, 0) (Lindley, 1952): in prefix form, with X the running sum of S - A
+from W_0 on, W_n = X_n - min(0, X_1, ..., X_n). A chunk holds 64 queries of every replication. On an
+accelerator it is a running sum and a running minimum over the chunk; a CPU is quicker with the
+recursion itself, whose every step serves all replications. Either way only the wait is carried from
+chunk to chunk, never a clock: rounding errors are of the size of a wait, no step magnifies them,
+and each time the queue empties they are forgotten. So float32 does not drift. Sums over chunks are
+compensated (Kahan).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxalloc.allocation.model.workload import Scalar, Tokens
+from jaxalloc.allocation.queue.arrivals import Arrivals, Gaps, Poisson, Renewal, Replay
+from jaxalloc.allocation.queue.bins import bin_of, num_bins
+from jaxalloc.allocation.queue.draws import (
+    MOST_TYPES_UNROLLED,
+    Cells,
+    exponential,
+    gamma,
+    look_up,
+    read_cells,
+    two_words,
+)
+
+CHUNK = 64  # queries of a replication
+Waits = Float[Array, "R"]  # of one query a replication
+PerGroup = Float[Array, "G"]
+Blocks = Int[Array, "B"]
+Block = Float[Array, "T R"]  # T queries of a chunk, R replications
+
+
+class Shape(NamedTuple):
+    """What is fixed at compile time.
+
+    Attributes:
+      lanes: replications of a block.
+      groups: sets of replications that are told apart in the totals.
+      queries: counted queries of a replication.
+      bits: log2 of the histogram's bins of an octave.
+      random_service: whether any type's service time varies.
+    """
+
+    lanes: int
+    groups: int
+    queries: int
+    bits: int
+    random_service: bool
+
+
+class Scenario(NamedTuple):
+    """What a path depends on.
+
+    Attributes:
+      arrivals: how regular the gaps are, or the gaps themselves.
+      mean_gap: 1 / λ, s.
+      cells: types and answers.
+      time: [K] mean service times, s.
+      variability: [K] squared coefficients of variation of the service times.
+      scale: unit of the histograms, s.
+      warm_up: queries of every replication before the first that counts.
+    """
+
+    arrivals: Arrivals
+    mean_gap: Scalar
+    cells: Cells
+    time: Tokens
+    variability: Tokens
+    scale: Scalar
+    warm_up: Int[Array, ""]
+
+
+class Totals(NamedTuple):
+    """What is summed over the counted queries, for every group and type.
+
+    Attributes:
+      sums: [G, K, 3] waits (s), service times (s), right answers.
+      gaps: [G] times between arrivals, s.
+      waits: [G, bins] histogram of the waits.
+      system_times: [G, K, bins] histogram of the system times of each type.
+    """
+
+    sums: Float[Array, "G K 3"]
+    gaps: PerGroup
+    waits: Int[Array, "G bins"]
+    system_times: Int[Array, "G K bins"]
+
+
+class _Queries(NamedTuple):
+    """A chunk's random numbers."""
+
+    gap: Block
+    kind: Int[Array, "T R"]
+    service: Block
+    right: Bool[Array, "T R"]
+
+
+class _Kahan(NamedTuple):
+    """A sum and what rounding has taken from it."""
+
+    total: Any
+    lost: Any
+
+    def add(self, value: Any) -> _Kahan:
+        corrected = value - self.lost
+        total = self.total + corrected
+        return _Kahan(total, (total - self.total) - corrected)
+
+
+def run_block(scenario: Scenario, key: Array, shape: Shape) -> Totals:
+    """One block of replications, from an empty queue."""
+    dtype = scenario.time.dtype
+    wait = jnp.zeros(shape.lanes, dtype)
+
+    def warm(chunk: Int[Array, ""], wait: Waits) -> Waits:
+        queries = _draw(scenario, key, chunk, shape)
+        return _walk(wait, queries.service - queries.gap)[1]
+
+    # Chunks before the first that counts have negative numbers, so that what counts meets the same
+    # random numbers however long the queue takes to warm up.
+    wait = lax.fori_loop(-((scenario.warm_up + CHUNK - 1) // CHUNK), 0, warm, wait)
+
+    groups, types, bins = shape.groups, len(scenario.time), num_bins(shape.bits)
+    group = (jnp.arange(shape.lanes, dtype=jnp.int32) // (shape.lanes // groups))[None, :]
+
+    def count(chunk: Int[Array, ""], state: Any) -> Any:
+        wait, sums, gaps, waits, system_times = state
+        queries = _draw(scenario, key, chunk, shape)
+        before, wait = _walk(wait, queries.service - queries.gap)
+        counted = None
+        if shape.queries % CHUNK:
+            counted = (chunk * CHUNK + jnp.arange(CHUNK) < shape.queries)[:, None]
+        added, elapsed = _sums(queries, before, counted, groups, types)
+        place = group * bins + bin_of(before / scenario.scale, shape.bits)
+        waits = _tally(waits, place, counted)
+        number = bin_of((before + queries.service) / scenario.scale, shape.bits)
+        place = (group * types + queries.kind) * bins + number
+        system_times = _tally(system_times, place, counted)
+        return wait, sums.add(added), gaps.add(elapsed), waits, system_times
+
+    zeros = jnp.zeros((groups, types, 3), dtype)
+    first = (
+        wait,
+        _Kahan(zeros, zeros),
+        _Kahan(zeros[:, 0, 0], zeros[:, 0, 0]),
+        jnp.zeros(groups * bins, jnp.int32),
+        jnp.zeros(groups * types * bins, jnp.int32),
+    )
+    chunks = -(-shape.queries // CHUNK)
+    _, sums, gaps, waits, system_times = lax.fori_loop(0, chunks, count, first)
+    return Totals(
+        sums.total,
+        gaps.total,
+        waits.reshape(groups, bins),
+        system_times.reshape(groups, types, bins),
+    )
+
+
+def _draw(scenario: Scenario, key: Array, chunk: Int[Array, ""], shape: Shape) -> _Queries:
+    """The random numbers of a chunk, which depend on the key, the chunk and the shape alone."""
+    dtype, block = scenario.time.dtype, (CHUNK, shape.lanes)
+    key = jax.random.fold_in(key, chunk.astype(jnp.uint32))
+    for_bits, for_gaps, for_service = jax.random.split(key, 3)
+    bits = two_words(for_bits, block)
+    kind, right = read_cells(scenario.cells, bits[1])
+    service = look_up(scenario.time, kind)
+    if shape.random_service:
+        service = service * gamma(for_service, look_up(scenario.variability, kind))
+    if isinstance(scenario.arrivals, Poisson):
+        gap = exponential(bits[0], dtype) * scenario.mean_gap
+    elif isinstance(scenario.arrivals, Renewal):
+        variability = jnp.square(jnp.asarray(scenario.arrivals.cv, dtype))
+        gap = gamma(for_gaps, jnp.broadcast_to(variability, block)) * scenario.mean_gap
+    else:
+        gaps = _padded(scenario.arrivals, dtype)
+        gap = lax.dynamic_slice(gaps, (chunk * CHUNK,), (CHUNK,))
+        gap = jnp.broadcast_to(gap[:, None], block)
+    return _Queries(gap, kind, service, right)
+
+
+def _padded(arrivals: Replay, dtype: Any) -> Gaps:
+    """The gaps up to the end of the last chunk; nobody waits for what comes later."""
+    gaps = jnp.asarray(arrivals.gaps, dtype)
+    return jnp.pad(gaps, (0, -gaps.shape[0] % CHUNK + CHUNK))
+
+
+def _walk(wait: Waits, change: Block) -> tuple[Block, Waits]:
+    """The wait of every query of a chunk, and that of the first query after it."""
+    waits, last = lax.platform_dependent(wait, change, cpu=_recursion, default=_prefix)
+    return waits, last
+
+
+def _recursion(wait: Waits, change: Block) -> tuple[Block, Waits]:
+    def step(wait: Waits, change: Waits) -> tuple[Any, Any]:
+        return jnp.maximum(wait + change, 0), wait
+
+    last, waits = lax.scan(step, wait, change)
+    return waits, last
+
+
+def _prefix(wait: Waits, change: Block) -> tuple[Block, Waits]:
+    free = jnp.cumsum(jnp.concatenate([wait[None], change]), axis=0)
+    waits = free - jnp.minimum(lax.cummin(free, axis=0), 0)
+    return waits[:-1], waits[-1]
+
+
+def _sums(
+    queries: _Queries, wait: Block, counted: Any, groups: int, types: int
+) -> tuple[Float[Array, "G K 3"], PerGroup]:
+    """Waits, services and right answers of each group and type, and the time that went by."""
+
+    def by_group(values: Block) -> PerGroup:
+        return values.sum(axis=0).reshape(groups, -1).sum(axis=1)
+
+    def kept(values: Block) -> Block:
+        return values if counted is None else jnp.where(counted, values, 0)
+
+    values = [kept(x) for x in (wait, queries.service, queries.right.astype(wait.dtype))]
+    elapsed = by_group(kept(queries.gap))
+    if types > MOST_TYPES_UNROLLED:
+        group = jnp.repeat(jnp.arange(groups), wait.shape[1] // groups)
+        group = jnp.broadcast_to(group[None], wait.shape)
+        zeros = jnp.zeros((groups, types, 3), wait.dtype)
+        return zeros.at[group, queries.kind].add(jnp.stack(values, axis=-1)), elapsed
+    masks = (queries.kind == k for k in range(types))
+    sums = [jnp.stack([by_group(jnp.where(mask, x, 0)) for x in values], axis=-1) for mask in masks]
+    return jnp.stack(sums, axis=1), elapsed
+
+
+def _tally(histogram: Any, place: Int[Array, "T R"], counted: Any) -> Any:
+    """One more in each bin that a counted query names."""
+    one = jnp.int32(1)
+    if counted is not None:
+        one = jnp.broadcast_to(counted, place.shape).astype(jnp.int32).reshape(-1)
+    return histogram.at[place.reshape(-1)].add(one)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "impl"))
+def run_blocks(
+    scenario: Scenario, blocks: Blocks, key_data: Any, shape: Shape, impl: Any
+) -> Totals:
+    """Totals of the given blocks, with a leading axis."""
+    key = jax.random.wrap_key_data(key_data, impl=impl)
+
+    def run(block: Int[Array, ""]) -> Totals:
+        return run_block(scenario, jax.random.fold_in(key, block), shape)
+
+    return lax.platform_dependent(blocks, cpu=lambda b: lax.map(run, b), default=jax.vmap(run))
