@@ -14,8 +14,8 @@ from typing import Any
 import typer
 
 from jaxalloc.cli.errors import explain
-from jaxalloc.cli.flags import AsJson
-from jaxalloc.cli.precision import float64
+from jaxalloc.cli.options import AsJson
+from jaxalloc.cli.compute import computing
 
 FAILED = 1
 # The reference optimum of Qwen3-8B at the built-in traffic; all but the first are rounded.
@@ -65,7 +65,7 @@ def _examine() -> dict[str, Any]:
             return None
 
     with contextlib.ExitStack() as stack:
-        on_device = found(lambda: stack.enter_context(float64()) or True)
+        on_device = found(lambda: stack.enter_context(computing()) or True)
         document = {
             "versions": versions,
             "platform": found(_platform) if on_device else None,

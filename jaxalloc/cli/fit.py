@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import (
-    PICTURES,
+from jaxalloc.cli.options import (
     AsJson,
     PicturePath,
+    Seed,
     TimeUnit,
-    check_seed,
     check_target,
     seconds_per_unit,
 )
@@ -132,7 +131,7 @@ def fit(
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the workload.", rich_help_panel=_PANEL)
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the draws.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Fit accuracy curves and service times to measured runs, and write them as a workload.
 
@@ -146,11 +145,10 @@ def fit(
         "min_tokens": min_tokens,
         "max_tokens": max_tokens,
     }
-    _check(settings, arrivals, mix, bootstrap, seed)
+    _check(settings, arrivals, mix, bootstrap)
     if concurrency is not None and not 1 <= concurrency < float("inf"):
         raise BadInput(f"--concurrency = {concurrency:g} must be at least 1: give a number")
     check_target(out, (".toml",), "--out")
-    check_target(plot, PICTURES, "--plot")
     shares = _shares(mix)
     from jaxalloc.cli import fit_checks
     from jaxalloc.measurements.runs import read_arrivals, read_runs
@@ -166,12 +164,12 @@ def fit(
     table, notes = fit_checks.one_at_a_time(runs, table, log, shares, arrival_rate, concurrency)
     said += notes
 
+    from jaxalloc.cli.compute import computing
     from jaxalloc.cli.fit_report import describe, print_report
-    from jaxalloc.cli.output import complain, print_json
-    from jaxalloc.cli.precision import float64
+    from jaxalloc.cli.report import complain, print_json
     from jaxalloc.measurements.fits import fit_runs
 
-    with float64():
+    with computing():
         tasks = fit_runs(table, robust=robust, replicates=bootstrap, seed=seed)
         kept = [task for task in tasks if task.usable or (partial and task.writable)]
         complete = bool(kept) and (len(kept) == len(tasks) or partial)
@@ -213,7 +211,7 @@ def fit(
 
 
 def _check(
-    settings: dict[str, Any], arrivals: Path | None, mix: str | None, bootstrap: int, seed: int
+    settings: dict[str, Any], arrivals: Path | None, mix: str | None, bootstrap: int
 ) -> None:
     """Complain about numbers before reading any file."""
     for field, value in settings.items():
@@ -230,7 +228,6 @@ def _check(
         raise BadInput(
             f"--bootstrap = {bootstrap} must be 0, or from 2 to {MOST_REPLICATES}: try 1000"
         )
-    check_seed(seed)
 
 
 def _check_log(path: Path, log: Arrivals, tasks: tuple[str, ...]) -> None:

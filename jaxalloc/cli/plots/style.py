@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.output import complain
+from jaxalloc.cli.report import complain
 from jaxalloc.files import new_file
 from jaxalloc.workloads.fields import FIELDS
 
