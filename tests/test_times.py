@@ -5,8 +5,7 @@ import datetime
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jaxalloc.measurements.runs import read_arrivals, read_runs
 from jaxalloc.times import TIME_UNITS, BadCell, duration_size, named_unit, read_times

@@ -20,8 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from scheduling.reference import Rules
-from scheduling.reference import simulate as plain_python
+from scheduling.reference import Rules, simulate as plain_python
 
 from benchmarks.scheduling import numba_opponent
 from benchmarks.scheduling.report import write

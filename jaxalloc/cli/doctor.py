@@ -13,9 +13,9 @@ from typing import Any
 
 import typer
 
+from jaxalloc.cli.compute import computing
 from jaxalloc.cli.errors import explain
 from jaxalloc.cli.options import AsJson
-from jaxalloc.cli.compute import computing
 
 FAILED = 1
 # The reference optimum of Qwen3-8B at the built-in traffic; all but the first are rounded.

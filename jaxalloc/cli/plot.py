@@ -76,8 +76,8 @@ def plot(
             figure = _policies(stored, x, y, columns)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    from jaxalloc.cli.report import print_json, show
     from jaxalloc.cli.plots.style import save
+    from jaxalloc.cli.report import print_json, show
 
     save(figure, out)
     if as_json:

@@ -22,8 +22,7 @@ from jaxalloc.cli.options import (
     title_of,
     with_field_flags,
 )
-from jaxalloc.cli.report import Column, Part, Table, deliver
-from jaxalloc.cli.report import number as shown
+from jaxalloc.cli.report import Column, Part, Table, deliver, number as shown
 
 if TYPE_CHECKING:
     from jaxalloc.allocation.model.workload import Workload

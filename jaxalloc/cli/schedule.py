@@ -87,8 +87,8 @@ def schedule(
     as_json: AsJson = False,
 ) -> None:
     """Compare scheduling policies under a KV-cache limit."""
-    from jaxalloc.cli.output import print_json
     from jaxalloc.cli.compute import computing
+    from jaxalloc.cli.output import print_json
 
     for flag, value, least, most in (
         ("capacity", capacity, 2, MOST_TOKENS),

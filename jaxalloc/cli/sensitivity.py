@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxalloc.allocation.model.domain import FIELDS
 from jaxalloc.cli.compute import computing
 from jaxalloc.cli.errors import BadInput
 from jaxalloc.cli.options import (
@@ -22,7 +23,6 @@ from jaxalloc.cli.options import (
     with_field_flags,
 )
 from jaxalloc.cli.report import Column, Part, Table, deliver
-from jaxalloc.workloads.fields import FIELDS
 
 if TYPE_CHECKING:
     from jaxalloc.allocation.model.workload import Workload

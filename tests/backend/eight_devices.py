@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from convert import as_workload
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from problems import random_workloads
 
 from jaxalloc import Requests, Workload, policies, simulate, simulate_batch, solve, solve_batch

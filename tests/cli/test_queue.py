@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from jaxalloc.cli.queue_answer import read_arrivals
 from matplotlib.image import imread
 
 import jaxalloc
 from jaxalloc import arrivals
-from jaxalloc.cli.queue_answer import read_arrivals
 from jaxalloc.workloads import files as workloads
 
 

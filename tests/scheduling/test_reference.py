@@ -20,8 +20,7 @@ from tests.scheduling.instances import (
     package_outcome,
     random_case,
 )
-from tests.scheduling.reference import Rules
-from tests.scheduling.reference import simulate as play
+from tests.scheduling.reference import Rules, simulate as play
 
 # prompt, capacity, output, lower, upper; then (completion times, total latency) of H-SF, A_max and
 # A_min, and A_min's evictions.
