@@ -24,6 +24,7 @@ class _Totals(list[tuple[str, str]]):
 
 
 def make_table(*heads: str, least: Sequence[str] = ()) -> Any:
+    """A table to add rows to."""
     ranks = {head: len(least) - i for i, head in enumerate(least)}
     columns = [
         Column(head, operator.itemgetter(i), rank=ranks.get(head, 0))
@@ -33,4 +34,5 @@ def make_table(*heads: str, least: Sequence[str] = ()) -> Any:
 
 
 def make_totals() -> Any:
+    """Names and values to add to."""
     return _Totals()

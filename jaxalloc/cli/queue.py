@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
@@ -24,15 +24,8 @@ from jaxalloc.cli.options import (
 )
 from jaxalloc.cli.report import Column, Part, Table, deliver, number as shown
 
-if TYPE_CHECKING:
-    from jaxalloc.allocation.model.workload import Workload
-    from jaxalloc.allocation.queue.arrivals import Arrivals
-
 MOST_QUERIES = 10**10
 FEW_RELAXATIONS = 20
-MOST_CV = 100
-EXACT = ("mean_system_time", "mean_wait", "mean_accuracy", "utilization")
-ROUNDINGS = ("nearest", "floor", "best")
 
 
 def _level(text: str) -> float:
@@ -101,18 +94,19 @@ def queue(
             f"{arrivals} are not: drop one, or try rates by --arrival-rate"
         )
     with computing():
+        from jaxalloc.cli.queue_answer import Wishes, answer, read_arrivals
         from jaxalloc.workloads.files import to_workload
 
         law = read_arrivals(arrivals, file.arrival_rate)
         problem = to_workload(file)
-        wishes = _Wishes(integer, queries, percentiles, law, target, confidence, seed)
-        answer, drawn = _answer(problem, file.task_names, wishes)
-        document = {"workload": workload, "arrivals": arrivals} | answer
+        wishes = Wishes(integer, queries, percentiles, law, target, confidence, seed)
+        found, drawn = answer(problem, file.task_names, wishes)
+        document = {"workload": workload, "arrivals": arrivals} | found
 
         def draw() -> Any:
-            from jaxalloc.cli.plots.queue import queue_figure, tails
+            from jaxalloc.cli.plots.queue import queue_figure
 
-            return queue_figure(document, tails(problem, *drawn), title_of(file, workload))
+            return queue_figure(document, problem, *drawn, title_of(file, workload))
 
         status, lines = document["status"], []
         failed = status != "CONVERGED"
@@ -132,160 +126,6 @@ def queue(
             lines=lines,
             failed=failed,
         )
-
-
-class _Wishes(NamedTuple):
-    """What the command line asked for; percentiles are in %."""
-
-    integer: bool
-    queries: int
-    levels: tuple[float, ...]
-    arrivals: Arrivals
-    target: float | None
-    confidence: float
-    seed: int
-
-
-def read_arrivals(words: str, rate: float) -> Arrivals:
-    """`poisson`, `cv:X` or `trace:FILE`."""
-    from jaxalloc.allocation.queue.arrivals import Poisson, Renewal, Replay
-    from jaxalloc.traces.readers import read_trace
-
-    name, _, rest = words.partition(":")
-    if words == "poisson":
-        return Poisson()
-    if name == "cv":
-        try:
-            return Renewal(number(0, MOST_CV)(rest))
-        except typer.BadParameter as error:
-            raise BadInput(f"arrivals = {words}: the cv {error.message}: try cv:2") from None
-    if name == "trace":
-        if not rate > 0:
-            raise BadInput(f"arrivals = {words} needs an arrival rate above 0: --arrival-rate")
-        return Replay.at(read_trace(rest, needed=("arrival",)).arrival, rate)
-    raise BadInput(f"arrivals = {words} must be poisson, cv:X or trace:FILE")
-
-
-def _answer(
-    workload: Workload, names: tuple[str, ...], wishes: _Wishes
-) -> tuple[dict[str, Any], tuple[Any, Any]]:
-    """What `--json` prints; and the tokens and the sample path, for the picture."""
-    import jax
-
-    import jaxalloc
-    from jaxalloc.allocation.model.mg1 import service_time
-
-    best = jax.jit(jaxalloc.solve)(workload)
-    status, tokens = best.status, best.tokens
-    key = jax.random.key(wishes.seed)
-    rounding = {}
-    poisson = wishes.arrivals == jaxalloc.arrivals.Poisson()
-    if wishes.integer:
-        lost = jaxalloc.rounding_loss(
-            workload, key if poisson else None, wishes.queries, confidence=wishes.confidence
-        )
-        status, tokens = lost.status, lost.best.tokens
-        rounding = {"rounding": {name: _loss(getattr(lost, name)) for name in ROUNDINGS}}
-    name = jaxalloc.Status(int(status)).name
-    if name != "CONVERGED":
-        return {"status": name}, (None, None)
-    path = jax.device_get(
-        jaxalloc.simulate_fifo(
-            key,
-            workload,
-            tokens,
-            wishes.queries,
-            arrivals=wishes.arrivals,
-            percentiles=wishes.levels,
-            confidence=wishes.confidence,
-        )
-    )
-    document = {
-        "status": name,
-        "queries": float(path.num_queries),
-        "queries_asked": wishes.queries,
-        "confidence": wishes.confidence,
-        "warm_up": int(path.warm_up),
-        "relaxations": float(path.relaxations),
-        "measures": _measures(workload, tokens, path, wishes.levels),
-        "tasks": _tasks(names, tokens, service_time(workload, tokens), path, wishes.levels),
-    }
-    if wishes.target is not None:
-        document["largest_arrival_rates"] = _rates(workload, tokens, wishes.target, wishes.levels)
-    return document | rounding, (tokens, path)
-
-
-def _loss(loss: Any) -> dict[str, Any]:
-    names = ("loss", "bound", "simulated", "low", "high")
-    return {"tokens": loss.tokens.tolist()} | {key: float(getattr(loss, key)) for key in names}
-
-
-def _measures(
-    workload: Workload, tokens: Any, path: Any, levels: tuple[float, ...]
-) -> dict[str, dict[str, float]]:
-    """Formula, estimate and interval of everything over all queries."""
-    import jax
-
-    formulas = jax.device_get(jax.jit(_formulas, static_argnums=2)(workload, tokens, levels))
-    sides = {"simulated": path.estimate, "low": path.low, "high": path.high}
-
-    def simulated(side: Any, name: str) -> Any:
-        kind, percentile, level = name.partition("_p")
-        if not percentile:
-            return getattr(side, name)
-        at = [f"{known:.12g}" for known in levels].index(level)
-        return getattr(side, f"{kind}_percentiles")[at]
-
-    return {
-        name: {"formula": float(formula)}
-        | {key: float(simulated(side, name)) for key, side in sides.items()}
-        for name, formula in formulas.items()
-    }
-
-
-def _formulas(workload: Workload, tokens: Any, levels: tuple[float, ...]) -> dict[str, Any]:
-    import jaxalloc
-
-    found = {name: getattr(jaxalloc, name)(workload, tokens) for name in EXACT}
-    found["fraction_correct"] = found.pop("mean_accuracy")
-    for kind in ("system_time", "wait"):
-        quantile = getattr(jaxalloc, f"{kind}_quantile")
-        for level in levels:
-            found[f"{kind}_p{level:.12g}"] = quantile(workload, tokens, level / 100)
-    return found
-
-
-def _tasks(
-    names: tuple[str, ...], tokens: Any, time: Any, path: Any, levels: tuple[float, ...]
-) -> list[dict[str, Any]]:
-    mean = path.estimate
-    columns = {
-        "queries": path.num_of_type,
-        "tokens": tokens,
-        "service_time": time,
-        "mean_wait": mean.type_mean_wait,
-        "mean_system_time": mean.type_mean_system_time,
-        "fraction_correct": mean.type_fraction_correct,
-    }
-    for i, level in enumerate(levels):
-        columns[f"system_time_p{level:.12g}"] = mean.type_system_time_percentiles[:, i]
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [
-        {"name": name} | dict(zip(columns, map(float, row), strict=True))
-        for name, row in zip(names, rows, strict=True)
-    ]
-
-
-def _rates(
-    workload: Workload, tokens: Any, target: float, levels: tuple[float, ...]
-) -> dict[str, float]:
-    """The rate at which each measure meets the target, at these tokens."""
-    import jaxalloc
-
-    wanted = {"mean": {}} | {f"p{level:.12g}": {"q": level / 100} for level in levels}
-    find = jaxalloc.largest_arrival_rate
-    rates = {name: float(find(workload, tokens, target, **at)) for name, at in wanted.items()}
-    return {"target": target} | rates
 
 
 def _tables(document: dict[str, Any]) -> Iterator[Part]:

@@ -27,6 +27,7 @@ from jaxalloc.cli.report import Column, Part, Table, deliver
 if TYPE_CHECKING:
     from jaxalloc.allocation.model.workload import Workload
 
+_Place = tuple[str, tuple[int, ...]]  # a field, and the task where there is one a task
 TOTALS = ("mean_accuracy", "mean_system_time", "utilization", "objective")
 
 
@@ -89,7 +90,7 @@ def _answer(workload: Workload, names: tuple[str, ...], step: float) -> dict[str
 
     report = jax.device_get(jax.jit(jaxalloc.sensitivity)(workload))  # at once, not by number
     workload = jax.device_get(workload)
-    places = [
+    places: list[_Place] = [
         (field, place)
         for field, about in FIELDS.items()
         for place in ([(k,) for k in range(len(names))] if about.per_type else [()])
@@ -154,9 +155,7 @@ def _change(workload: Workload, field: str, place: tuple[int, ...], step: float)
     return step * value / (1 - value) if value * (1 + abs(step)) < 1 else 0.0
 
 
-def _solve_anew(
-    workload: Workload, places: list[tuple[str, tuple[int, ...]]], changes: list[float]
-) -> tuple[Any, Any]:
+def _solve_anew(workload: Workload, places: list[_Place], changes: list[float]) -> tuple[Any, Any]:
     """Statuses and `Outputs` of the workload with each parameter changed alone."""
     import jax
     import numpy as np
@@ -164,7 +163,7 @@ def _solve_anew(
     import jaxalloc
 
     fields = ((name, getattr(workload, name)) for name in FIELDS)
-    lanes = {name: np.stack([value] * len(places)) for name, value in fields}
+    lanes: dict[str, Any] = {name: np.stack([value] * len(places)) for name, value in fields}
     for row, ((field, place), change) in enumerate(zip(places, changes, strict=True)):
         if field == "mix":
             lanes[field][row] *= 1 - change

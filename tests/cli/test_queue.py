@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from jaxalloc.cli.queue_answer import read_arrivals
 from matplotlib.image import imread
 
 import jaxalloc
 from jaxalloc import arrivals
+from jaxalloc.cli.queue_answer import read_arrivals
 from jaxalloc.workloads import files as workloads
 
 
@@ -39,7 +39,7 @@ def answer(tmp_path_factory):
     [
         ("--percentiles 0.95", "--percentiles = 0.95 is in % and below 1: give 95 for it"),
         ("--percentiles 50,0.999", "--percentiles = 0.999 is in % and below 1: give 99.9 for it"),
-        ("--queries 1.5", "--queries = 1.5 is no whole number"),
+        ("--queries 1.5", "--queries = 1.5 must be a whole number from 1"),
         ("--target 5 --arrivals cv:2", "--target = 5 is met by a formula for Poisson arrivals"),
         ("--target 5 --arrivals trace:t.csv", "--target = 5 is met by a formula for Poisson"),
     ],
@@ -114,15 +114,18 @@ def test_an_overloaded_server(command):
     ("line", "named"),
     [
         ("queue nope", "workload = 'nope'"),
-        ("queue qwen3-8b --queries x", "--queries = 'x' is not a number"),
-        ("queue qwen3-8b --queries 0", "--queries = 0 must be from 1"),
-        ("queue qwen3-8b --percentiles 50,100", "--percentiles = 100 must be from 1 to below 100"),
+        ("queue qwen3-8b --queries x", "--queries = x must be a whole number from 1"),
+        ("queue qwen3-8b --queries 0", "--queries = 0 must be a whole number from 1"),
+        (
+            "queue qwen3-8b --percentiles 50,100",
+            "--percentiles = 100 must be a number between 0 and 100",
+        ),
         ("queue qwen3-8b --arrivals often", "--arrivals = often must be poisson, cv:X"),
         ("queue qwen3-8b --arrivals cv:-1", "the cv must be from 0 to 100"),
         ("queue qwen3-8b --arrivals trace:no.csv", "no.csv does not exist"),
-        ("queue qwen3-8b --target inf", "--target = inf must be from 0"),
-        ("queue qwen3-8b --confidence 1", "--confidence = 1 must be between"),
-        ("queue qwen3-8b --seed -1", "--seed = -1 must be from 0 to"),
+        ("queue qwen3-8b --target inf", "--target = inf must be a number at least 0"),
+        ("queue qwen3-8b --confidence 1", "--confidence = 1 must be a number between 0 and 1"),
+        ("queue qwen3-8b --seed -1", "--seed = -1 must be a whole number from 0 to"),
         ("queue qwen3-8b --seed 9999999999999999999999", "--seed = 9999999999999999999999 must"),
         ("queue qwen3-8b --plot a.txt", "--plot = 'a.txt' must end in .png"),
         ("trust nope.csv", "nope.csv does not exist"),
