@@ -54,7 +54,7 @@ def test_version(command):
         ("solve qwen3-8b --max-steps x", "--max-steps = x must be a whole number"),
         (
             "solve qwen3-8b --tolerance nan",
-            "--tolerance = nan must be a number between 0 and 1: see",
+            "--tolerance = nan must be a number between 0",
         ),
         ("presets nope", "preset = 'nope' is not built in: give one of"),
         (
