@@ -16,7 +16,6 @@ from jaxalloc.cli.flags import (
     TimeUnit,
     check_seed,
     check_target,
-    seconds_per_unit,
 )
 from jaxalloc.workloads.fields import FIELDS, domain_error
 
@@ -155,12 +154,11 @@ def fit(
     from jaxalloc.cli import fit_checks
     from jaxalloc.measurements.runs import read_arrivals, read_runs
 
-    unit = seconds_per_unit(time_unit)
-    table = _or_bad_input(lambda: read_runs(runs, _pairs(columns, "--columns"), unit))
+    table = _or_bad_input(lambda: read_runs(runs, _pairs(columns, "--columns"), time_unit))
     log = None
     if arrivals is not None:
         named = _pairs(arrival_columns, "--arrival-columns")
-        log = _or_bad_input(lambda: read_arrivals(arrivals, named, unit))
+        log = _or_bad_input(lambda: read_arrivals(arrivals, named, time_unit))
         _check_log(arrivals, log, table.tasks)
     said = fit_checks.check_mix(runs, table.tasks, shares)
     table, notes = fit_checks.one_at_a_time(runs, table, log, shares, arrival_rate, concurrency)
