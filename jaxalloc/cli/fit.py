@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from jaxalloc.allocation.model.domain import FIELDS, domain_error
 from jaxalloc.cli.errors import BadInput
 from jaxalloc.cli.flags import (
     PICTURES,
@@ -18,7 +19,6 @@ from jaxalloc.cli.flags import (
     check_target,
     seconds_per_unit,
 )
-from jaxalloc.workloads.fields import FIELDS, domain_error
 
 if TYPE_CHECKING:
     from jaxalloc.measurements.runs import Arrivals
