@@ -22,7 +22,6 @@ import numpy as np
 from calibration_synthetic import LEVELS, SAMPLES, answers
 
 FIELDS = ("gain", "decay", "floor")
-REPLICATES = 400
 
 
 def truths(rng: Any, number: int) -> np.ndarray:
@@ -61,9 +60,8 @@ def expected_error(truth: np.ndarray, trials: np.ndarray) -> np.ndarray:
     return np.sqrt(np.linalg.inv(information)[:, 1, 1])
 
 
-def counts(table: np.ndarray, questions: np.ndarray) -> tuple[Any, Any, Any]:
-    """The same data as levels, as rows by question, and as tables for the bootstrap."""
-    from jaxalloc.calibration.bootstrap import Table
+def counts(table: np.ndarray, questions: np.ndarray) -> tuple[Any, Any]:
+    """The same data as levels, and as rows by question."""
     from jaxalloc.calibration.likelihood import Counts
     from jaxalloc.calibration.verdict import Rows
 
@@ -74,7 +72,7 @@ def counts(table: np.ndarray, questions: np.ndarray) -> tuple[Any, Any, Any]:
     levels = Counts(tokens[:, 0], table.sum(axis=1), trials.sum(axis=1))
     question = np.broadcast_to(np.repeat(np.arange(size), width), (number, size * width))
     rows = Rows(Counts(*(x.reshape(number, -1) for x in (tokens, table, trials))), question)
-    return jax.tree.map(jax.numpy.asarray, (levels, rows, Table(table, trials)))
+    return jax.tree.map(jax.numpy.asarray, (levels, rows))
 
 
 def fits(levels: Any, rows: Any) -> tuple[Any, Any]:
@@ -95,15 +93,13 @@ def covered(intervals: Any, truth: np.ndarray) -> np.ndarray:
     return (low <= truth) & (truth <= high)
 
 
-def study(seed: int, number: int, alike: float, key: Any) -> list[dict]:
+def study(seed: int, number: int, alike: float) -> list[dict]:
     """Per task: what was true, what was found, what was covered."""
-    from jaxalloc.calibration.bootstrap import bootstrap_counts, bootstrap_intervals
-
     rng = np.random.default_rng(seed)
     truth = truths(rng, number)
     questions = rng.integers(30, 501, number)
     table = draw(rng, curve(truth), questions, alike)
-    levels, rows, tables = counts(table, questions)
+    levels, rows = counts(table, questions)
     trials = np.asarray(levels.trials)
     gain, _, floor = truth.T
     inside = (floor >= 0.03) & (1 - gain - floor >= 0.03)
@@ -111,9 +107,6 @@ def study(seed: int, number: int, alike: float, key: Any) -> list[dict]:
     found = {"profile": fits(levels, rows if alike else None)}
     if alike:
         found["profile, questions not known"] = fits(levels, None)
-    curves = bootstrap_counts(key, levels, tables if alike else None, REPLICATES)
-    intervals = jax.tree.map(np.asarray, bootstrap_intervals(curves))
-    found["bootstrap"] = found["profile"][0], intervals
     return [
         {
             "method": method,
@@ -183,7 +176,7 @@ def planted(number: int) -> dict:
     for name, (accuracy, expected) in cases.items():
         for alike in (0.0, 0.4):
             table = draw(rng, accuracy, questions, alike)
-            levels, rows, _ = counts(table, questions)
+            levels, rows = counts(table, questions)
             kept = {"one level": 1, "two levels": 2}.get(name)
             if kept:
                 levels, rows = jax.tree.map(lambda x: x, (levels, rows))
@@ -217,7 +210,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     document: dict[str, Any] = {"tasks": given.tasks, "sets": given.sets, "designs": {}}
     for alike in (0.0, 0.4):
-        sets = [study(7 + i, given.tasks, alike, jax.random.key(i)) for i in range(given.sets)]
+        sets = [study(7 + i, given.tasks, alike) for i in range(given.sets)]
         document["designs"]["alike" if alike else "independent"] = {
             parts[0]["method"]: {
                 "first set": summarize(list(parts[:1])),

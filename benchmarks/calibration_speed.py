@@ -1,13 +1,13 @@
-"""Likelihoods against SciPy's, and the time of fits with bootstrap replicates.
+"""Likelihoods against SciPy's, and the time of fits.
 
-    python benchmarks/calibration_speed.py [--fits 10000] [--replicates 200]
+    python benchmarks/calibration_speed.py [--fits 10000]
 
 Agreement: the same counts are fitted by `fit_accuracy` and by SciPy's `curve_fit` (least squares
 within bounds, weighted anew until at rest, where it solves the equations of the likelihood) and
 `minimize` (L-BFGS-B on the likelihood with its gradient, from a start as users write and from our
 answer); on benign tasks and on hard ones (few answers, random budgets, any curve). Counted are the
-fits where both say they converged. Time: 10,000 tasks with 200 replicates each, drawn from the
-curves and by questions; SciPy's loop is timed on a sample of them. Written to speed.json.
+fits where both say they converged. Time: 10,000 tasks of
+independent answers; SciPy's loop is timed on a sample of them. Written to speed.json.
 """
 
 from __future__ import annotations
@@ -147,48 +147,46 @@ def agreement(data: tuple) -> dict:
     return result
 
 
-def timings(fits: int, replicates: int) -> dict:
-    """Seconds for fits with replicates, compilation apart."""
+def timings(fits: int) -> dict:
+    """Seconds for many fits, compilation apart."""
     from jaxalloc.calibration.accuracy import fit_counts
-    from jaxalloc.calibration.bootstrap import bootstrap_counts
 
     rng = np.random.default_rng(3)
-    questions = np.full(fits, 100)
-    table = draw(rng, curve(truths(rng, fits)), questions, 0.4)
-    levels, _, tables = counts(table, questions)
-    key = jax.random.key(0)
+    levels, _ = counts(
+        draw(rng, curve(truths(rng, fits)), np.full(fits, 100), 0.4), np.full(fits, 100)
+    )
+    many = jax.jit(jax.vmap(lambda own: fit_counts(own)))
 
-    def run(by_question: Any) -> float:
+    def run() -> float:
         began = time.perf_counter()
-        jax.block_until_ready(jax.vmap(lambda own: fit_counts(own))(levels))
-        jax.block_until_ready(bootstrap_counts(key, levels, by_question, replicates))
+        jax.block_until_ready(many(levels))
         return time.perf_counter() - began
 
-    result: dict[str, Any] = {"fits": fits, "replicates": replicates}
-    for name, own in (("from the curve", None), ("by question (100 each)", tables)):
-        first, second = run(own), run(own)
-        result[name] = {"first call, with compilation, s": first, "s": second}
-        result[name]["µs a fit"] = 1e6 * second / fits / (replicates + 1)
+    first, second = run(), run()
     sample = 500
     began = time.perf_counter()
     for i in range(sample):
         row = tuple(np.asarray(x[i]) for x in levels)
         by_minimize(np.array([0.5, -np.log(2048), row[1][0] / row[2][0] / 2]), row)
     each = (time.perf_counter() - began) / sample
-    result["SciPy minimize, µs a fit"] = 1e6 * each
-    result["SciPy minimize in a loop, all fits, s (extrapolated)"] = each * fits * (replicates + 1)
-    return result
+    return {
+        "fits": fits,
+        "first call, with compilation, s": first,
+        "s": second,
+        "µs a fit": 1e6 * second / fits,
+        "SciPy minimize, µs a fit": 1e6 * each,
+        "SciPy minimize in a loop, all fits, s (extrapolated)": each * fits,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fits", type=int, default=10_000)
-    parser.add_argument("--replicates", type=int, default=200)
     parser.add_argument("--compared", type=int, default=2000)
     given = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     document = {
-        "timings": timings(given.fits, given.replicates),
+        "timings": timings(given.fits),
         "agreement": {
             "benign": agreement(benign(np.random.default_rng(1), given.compared)),
             "hard": agreement(hard(np.random.default_rng(2), given.compared)),
