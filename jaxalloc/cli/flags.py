@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxalloc.allocation.model.domain import FIELDS, SCALARS, domain_error
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.workloads.fields import FIELDS, SCALARS, domain_error
 
 if TYPE_CHECKING:
     from jaxalloc.workloads.files import WorkloadFile

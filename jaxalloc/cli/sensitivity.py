@@ -125,7 +125,7 @@ def _parameters(
     import jax
     import numpy as np
 
-    from jaxalloc.workloads.fields import FIELDS
+    from jaxalloc.allocation.model.domain import FIELDS
 
     # Off the device once, not number by number.
     derivatives, elasticities, along = jax.tree.map(

@@ -20,13 +20,12 @@ import numpy as np
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from jaxalloc.allocation.model.domain import FIELDS, MIX_TOLERANCE
 from jaxalloc.allocation.model.workload import Workload
 from jaxalloc.files import new_file
-from jaxalloc.workloads.fields import FIELDS
 from jaxalloc.workloads.messages import describe, shorten
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-_MIX_TOLERANCE = 1e-6
 _TOKENS = ("min_tokens", "max_tokens")
 
 # Covariances of a task and what they are of.
@@ -101,7 +100,7 @@ class WorkloadFile(BaseModel):
             if count > 1:
                 raise ValueError(f"name = {name!r} is given to more than one task: rename one")
         total = sum(task.mix for task in self.task)
-        if abs(total - 1) > _MIX_TOLERANCE:
+        if abs(total - 1) > MIX_TOLERANCE:
             raise ValueError(f"the sum of mix = {total:g} must be 1: divide each mix by it")
         return self
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from jaxalloc.workloads.fields import FIELDS
+from jaxalloc.allocation.model.domain import FIELDS
 
 _TOP = (
     "arrival_rate",

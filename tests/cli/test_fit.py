@@ -119,7 +119,7 @@ def test_without_a_log_the_traffic_is_the_default_or_as_given(command, tables):
     line = (
         "--arrival-rate 0.3 --accuracy-weight 9 --min-tokens 8 --max-tokens 999 --mix easy=3,hard=1"
     )
-    assert command(f"fit runs.csv --out b.toml {line} --bootstrap 50").code == 0
+    assert command(f"fit runs.csv --out b.toml {line}").code == 0
     file = files.load(tables / "b.toml")
     assert (file.arrival_rate, file.accuracy_weight) == (0.3, 9)
     assert {task.name: task.mix for task in file.task} == {
@@ -307,7 +307,6 @@ def test_what_is_left_out_is_said_with_its_traffic(command, tmp_path):
         ("fit runs.csv --arrivals runs.csv", "runs.csv: column time is missing"),
         ("fit runs.csv --arrival-rate -1", "--arrival-rate: arrival_rate = -1 must not be neg"),
         ("fit runs.csv --min-tokens 9 --max-tokens 8", "--min-tokens = 9 must not exceed"),
-        ("fit runs.csv --bootstrap 1", "--bootstrap = 1 must be 0, or from 2"),
         ("fit runs.csv --seed -1", "--seed = -1 must be from 0 to"),
         ("fit runs.csv --seed 9999999999999999999999", "--seed = 9999999999999999999999 must be"),
         ("fit bad.csv", "bad.csv: row 1 (line 2), column tokens: 'x' is not a number: correct it"),
