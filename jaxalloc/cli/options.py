@@ -146,13 +146,6 @@ Tolerance = Annotated[
 ]
 
 
-def seconds_per_unit(unit: str | None) -> float | None:
-    """What `times.read_times` takes."""
-    from jaxalloc.times import TIME_UNITS
-
-    return None if unit is None else TIME_UNITS[unit]
-
-
 def make_solver(name: SolverName, max_steps: int | None, tolerance: float | None) -> Any:
     """The solver of that name; None keeps its default."""
     import jaxalloc

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.options import AsJson, PicturePath, Seed, TimeUnit, seconds_per_unit
+from jaxalloc.cli.options import AsJson, PicturePath, Seed, TimeUnit
 
 FAILED = 1
 DEFAULT_POLICIES = "a_min,a_max,h_sf,mc_sf,mc_benchmark,vllm,alpha,alpha_beta"
@@ -115,7 +115,7 @@ def schedule(
             model = given.read_batch_time(batch_time)
             reading = {
                 "columns": given.read_pairs(columns, "--columns"),
-                "seconds_per_unit": seconds_per_unit(time_unit),
+                "time_unit": time_unit,
             }
             if not given.is_file(source) and any(reading.values()):
                 raise BadInput(f"TRACE = {source} is no file: drop --columns and --time-unit")

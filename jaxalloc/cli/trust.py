@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.options import AsJson, PicturePath, Seed, TimeUnit, seconds_per_unit
+from jaxalloc.cli.options import AsJson, PicturePath, Seed, TimeUnit
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +55,7 @@ def trust(
             trace,
             columns=read_pairs(columns, "--columns"),
             needed=("arrival", "output"),
-            seconds_per_unit=seconds_per_unit(time_unit),
+            time_unit=time_unit,
         )
         found = judge(read, utilizations=loads, base_time=base_tokens, seed=seed)
     except ValueError as error:
