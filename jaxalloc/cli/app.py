@@ -108,7 +108,7 @@ def _close_stdout() -> None:
 
 def _with_flag(message: str, command: Any) -> str:
     """The message with the flag in the place of the argument that it begins with."""
-    name = message.partition(" ")[0].rstrip(":")
+    name = message.split(" ", 1)[0].rstrip(":")
     flags = {param.name: param.opts[0] for param in getattr(command, "params", ())}
     return flags.get(name, name) + message.removeprefix(name)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jaxalloc.cli.compute import computing
+from jaxalloc.cli.errors import BadInput
 from jaxalloc.cli.options import (
     ADVICE,
     AsJson,
@@ -65,7 +66,10 @@ def frontier(
         from jaxalloc.sweep.allocations import parse_axis
         from jaxalloc.workloads.files import to_workload
 
-        axis = parse_axis("accuracy_weight", weights, file.task_names)
+        try:
+            axis = parse_axis("accuracy_weight", weights, file.task_names)
+        except ValueError as error:
+            raise BadInput(f"weights: {error}") from None
         problem = to_workload(file)
         document = {
             "workload": workload,
