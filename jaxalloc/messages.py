@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -43,3 +44,18 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {close[0]}?" if close else choices(known)
+
+
+@contextlib.contextmanager
+def within(place: str) -> Iterator[None]:
+    """A ValueError raised inside says where.
+
+    >>> with within("task 1"):
+    ...     raise ValueError("mix is missing: add it")
+    Traceback (most recent call last):
+    ValueError: task 1: mix is missing: add it
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None

@@ -64,7 +64,7 @@ LIBRARIES = {
     "scheduling": CORE,
     "calibration": CORE,
     "measurements": CORE | {"pyarrow"},
-    "workloads": CORE | {"pydantic", "tomlkit"},
+    "workloads": CORE,
     "traces": CORE | {"pyarrow"},
     "sweep": CORE | {"pydantic", "scipy", "pyarrow", "pandas", "xarray"},
     "cli": CORE | {"typer", "rich", "pyarrow", "matplotlib"},

@@ -17,8 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxalloc.cli.errors import explain
-from jaxalloc.cli.report import complain
+from jaxalloc.cli.errors import complain, explain
 
 # Modules of this package, each with `register(app)`, in the order of the help.
 COMMANDS = (

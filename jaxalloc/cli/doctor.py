@@ -24,7 +24,7 @@ _WITHIN = 0.6  # of a token: the references are rounded
 _KNOWN_FINISH = [5, 4, 3]  # A_min on the first instance worked by hand (prompt 1, cache 8)
 _LIBRARIES = (
     *("jax", "jaxlib", "numpy", "optax", "chex", "jaxtyping"),
-    *("typer", "rich", "pydantic", "tomlkit", "pyarrow", "matplotlib", "pandas", "xarray", "scipy"),
+    *("typer", "rich", "pydantic", "pyarrow", "matplotlib", "pandas", "xarray", "scipy"),
 )
 
 

@@ -1,7 +1,8 @@
-"""What a command raises when its input is bad, and the one line that is said of any failure."""
+"""What a command raises when its input is bad, and the one line on stderr of any failure."""
 
 from __future__ import annotations
 
+import sys
 import traceback
 
 # A ValueError that one of these raises is a fault of the program, not of its input.
@@ -30,3 +31,19 @@ def explain(error: BaseException) -> str | None:
         if frame.f_globals["__name__"].partition(".")[0] not in _NUMERICAL:
             return str(error)
     return None
+
+
+def printable(text: str) -> str:
+    r"""The text with what a terminal would obey, and not show, spelt out.
+
+    >>> print(printable("a\x1b[2Jb"))
+    a\x1b[2Jb
+    """
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(f"jaxalloc: {printable(' '.join(message.split()))}\n")

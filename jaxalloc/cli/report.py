@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
+from jaxalloc.cli.errors import complain, printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -82,22 +84,6 @@ def number(value: float | None, spec: str = "", unit: str = "") -> str:
     if value is None or math.isnan(value):
         return "–"
     return f"{value:{spec}}{unit}" if math.isfinite(value) else f"{'-' if value < 0 else ''}∞{unit}"
-
-
-def printable(text: str) -> str:
-    r"""The text with what a terminal would obey, and not show, spelt out.
-
-    >>> print(printable("a\x1b[2Jb"))
-    a\x1b[2Jb
-    """
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
-    )
-
-
-def complain(message: str) -> None:
-    """One line on stderr."""
-    sys.stderr.write(f"jaxalloc: {printable(' '.join(message.split()))}\n")
 
 
 def deliver(
