@@ -31,11 +31,7 @@ def presets(
         raise BadInput(f"preset = {name!r} is not built in: give one of {', '.join(names)}")
     files = {known: load(known) for known in names if name in (None, known)}
     if as_json:
-<<<<<<< HEAD
-        documents = [{"preset": k} | f.model_dump(exclude_none=True) for k, f in files.items()]
-=======
         documents = [{"preset": known} | file.to_dict() for known, file in files.items()]
->>>>>>> main
         print_json(documents if name is None else documents[0])
     elif name is not None:
         typer.echo(builtin_text(name), nl=False)
