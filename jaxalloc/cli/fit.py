@@ -156,8 +156,9 @@ def fit(
     said += notes
 
     from jaxalloc.cli.compute import computing
+    from jaxalloc.cli.errors import complain
     from jaxalloc.cli.fit_report import describe, print_report
-    from jaxalloc.cli.report import complain, print_json
+    from jaxalloc.cli.report import print_json
     from jaxalloc.measurements.fits import fit_runs
 
     with computing():

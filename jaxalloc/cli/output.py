@@ -6,7 +6,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from jaxalloc.cli.report import Column, Table, complain, print_json, show
+from jaxalloc.cli.errors import complain
+from jaxalloc.cli.report import Column, Table, print_json, show
 
 __all__ = ["complain", "make_table", "make_totals", "print_json", "show"]
 

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from jaxalloc.cli.report import Column, Table, complain, show
+from jaxalloc.cli.errors import complain
+from jaxalloc.cli.report import Column, Table, show
 from jaxalloc.workloads import files as workloads
 
 HEADS = ("task", "of queries", "tokens", "service time", "of load")
