@@ -10,11 +10,6 @@ from jaxalloc.cli.errors import BadInput
 from jaxalloc.cli.options import AsJson, PicturePath, Seed, TimeUnit
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("trust")(trust)
-
-
 def trust(
     trace: Annotated[
         str,
