@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxalloc.messages import choices, suggest
+from jaxalloc.messages import choices, read_pairs, suggest
 from jaxalloc.tables import Integers
 from jaxalloc.traces.trace import MOST_TOKENS, Trace
 
@@ -70,9 +70,11 @@ class Law:
         Law(name='geometric', mean=20.0, least=1, most=300, weight=0.5, sigma=1.0)
         """
         name, _, rest = words.partition(":")
-        kinds = {field.name: type(field.default) for field in dataclasses.fields(cls)[1:]}
+        kinds: dict[str, type] = {
+            field.name: type(field.default) for field in dataclasses.fields(cls)[1:]
+        }
         given: dict[str, Any] = {"most": most}
-        for key, text in read_pairs(rest, name).items():
+        for key, text in read_pairs(rest).items():
             if key not in kinds:
                 raise ValueError(f"{key} is unknown: {suggest(key, kinds)}")
             try:
@@ -126,26 +128,10 @@ def generate(
     """
     rng = np.random.default_rng(seed)
     outputs = output.draw(rng, num_requests)
-    constant = not isinstance(prompt, Law)
-    prompts = np.full(num_requests, prompt) if constant else prompt.draw(rng, num_requests)
+    prompts = (
+        prompt.draw(rng, num_requests) if isinstance(prompt, Law) else np.full(num_requests, prompt)
+    )
     gaps = np.zeros(num_requests) if rate is None else rng.exponential(1 / rate, num_requests)
     arrival = np.cumsum(gaps)
     unit = None if rate is None else "s"
     return Trace(arrival=arrival - arrival[:1], prompt=prompts, output=outputs, time_unit=unit)
-
-
-def read_pairs(words: str | None, where: str) -> dict[str, str]:
-    """`a=1,b=2` as pairs; `where` names the setting in errors.
-
-    >>> read_pairs("prompt=In, output=Out", "columns")
-    {'prompt': 'In', 'output': 'Out'}
-    """
-    pairs: dict[str, str] = {}
-    for part in filter(str.strip, (words or "").split(",")):
-        key, sign, value = map(str.strip, part.partition("="))
-        if not sign or not key or not value:
-            raise ValueError(f"{where} = {part!r} must be FIELD=NAME, such as output=Out")
-        if key in pairs:
-            raise ValueError(f"{where} = {words} says {key} twice: drop one")
-        pairs[key] = value
-    return pairs

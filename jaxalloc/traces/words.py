@@ -50,8 +50,10 @@ def read_policies(words: str, aging: int) -> dict[str, Policy]:
 
 def read_batch_time(words: str | None) -> BatchTime | None:
     """`llama2-70b` or `BASE:PER_REQUEST:PER_TOKEN:PER_PREFILL`."""
-    if words is None or words == "llama2-70b":
-        return words and BatchTime.llama2_70b()
+    if words is None:
+        return None
+    if words == "llama2-70b":
+        return BatchTime.llama2_70b()
     numbers = _numbers("batch_time", words, words.split(":"))
     if len(numbers) != 4 or not all(0 <= x < math.inf for x in numbers) or not numbers[0]:
         raise ValueError(
@@ -164,7 +166,7 @@ def read_arrivals(words: str, trace: Trace, in_seconds: bool, seed: int, stretch
         return np.full(trace.num_requests, 0.0 if in_seconds else 0)
     if words == "trace":
         if not in_seconds:
-            raise ValueError("arrivals = trace are seconds: add a batch time, or use poisson:RATE")
+            raise ValueError("arrivals = trace are seconds: add batch_time, or use poisson:RATE")
         if trace.time_unit is None and not trace.arrival.any():
             raise ValueError(
                 "arrivals = trace, but no column of the trace is known to be the arrival: name "
