@@ -22,11 +22,6 @@ _MOST_CAPACITIES = 4
 _ANSWERED = ("CONVERGED", "FINISHED")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("plot")(plot)
-
-
 def plot(
     sweep: Annotated[
         Path,

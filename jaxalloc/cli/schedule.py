@@ -15,11 +15,6 @@ MOST_TOKENS = 1 << 30  # and rounds: the scheduler counts in 32 bits
 MOST_REQUESTS = 10**7  # of all replications: about 5 GB
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("schedule")(schedule)
-
-
 def schedule(
     source: Annotated[
         str,

@@ -30,11 +30,6 @@ COMPARISONS = (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("trust")(trust)
-
-
 def trust(
     trace: Annotated[
         str,
