@@ -64,6 +64,16 @@ def option(name: str, metavar: str, help: str, parse: Callable[[Any], Any] | Non
     return typer.Option(name, metavar=metavar, help=help, parser=parse)
 
 
+def pairs(text: Any) -> dict[str, str]:
+    """A parser of FIELD=NAME,FIELD=NAME."""
+    from jaxalloc.messages import read_pairs
+
+    try:
+        return read_pairs(str(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def target(*suffixes: str) -> Callable[..., Any]:
     """A check of a flag before any work: could a file of that name be written?"""
 

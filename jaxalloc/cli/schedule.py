@@ -103,13 +103,14 @@ def schedule(
         )
     with computing():
         from jaxalloc.cli import schedule_answer as answer
+        from jaxalloc.messages import read_pairs
         from jaxalloc.traces import words as given
 
         try:
             chosen = given.read_policies(policies, aging)
             model = given.read_batch_time(batch_time)
             reading = {
-                "columns": given.read_pairs(columns, "--columns"),
+                "columns": read_pairs(columns or ""),
                 "time_unit": time_unit,
             }
             if not given.is_file(source) and any(reading.values()):
