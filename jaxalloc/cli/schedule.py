@@ -108,8 +108,8 @@ def schedule(
         raise BadInput(f"source = {source} is no file: drop --columns and --time-unit")
     drawn = words.read_source(source, prompt, capacity, requests, replications, seed, **reading)
     times = [
-        words.read_arrivals(arrivals, trace, model is not None, *streams)
-        for trace, *streams in zip(*drawn[:3], strict=True)
+        words.read_arrivals(arrivals, trace, model is not None, one, stretch)
+        for trace, one, stretch in zip(drawn.traces, drawn.seeds, drawn.stretches, strict=True)
     ]
     study = Study(drawn, capacity, times, intervals, model, max_rounds)
     played = {name: study.play(policy) for name, policy in chosen.items()}
