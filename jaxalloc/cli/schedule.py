@@ -98,12 +98,13 @@ def schedule(
             f"{MOST_REQUESTS}: lower one"
         )
     from jaxalloc.cli.schedule_answer import Study
-    from jaxalloc.messages import read_pairs
+    from jaxalloc.messages import read_pairs, within
     from jaxalloc.traces import words
 
     chosen = words.read_policies(policies, aging)
     model = words.read_batch_time(batch_time)
-    reading: dict[str, Any] = {"columns": read_pairs(columns or ""), "time_unit": time_unit}
+    with within("columns"):
+        reading: dict[str, Any] = {"columns": read_pairs(columns or ""), "time_unit": time_unit}
     if not words.is_file(source) and any(reading.values()):
         raise BadInput(f"source = {source} is no file: drop --columns and --time-unit")
     drawn = words.read_source(source, prompt, capacity, requests, replications, seed, **reading)
@@ -113,7 +114,8 @@ def schedule(
     ]
     study = Study(drawn, capacity, times, intervals, model, max_rounds)
     played = {name: study.play(policy) for name, policy in chosen.items()}
-    document = {"source": source, "arrivals": arrivals, "seed": seed} | study.describe(played)
+    document: dict[str, Any] = {"source": source, "arrivals": arrivals, "seed": seed}
+    document |= study.describe(played)
 
     def draw() -> Any:
         from jaxalloc.cli.plots.schedule import schedule_figure
