@@ -33,10 +33,17 @@ from jaxalloc.allocation.queue.arrivals import (
     check_arrivals,
     gap_variability,
 )
-from jaxalloc.allocation.queue.bins import Edges, resolution_bits, upper_edges
 from jaxalloc.allocation.queue.draws import make_cells
 from jaxalloc.allocation.queue.estimates import GROUPS, Measures, PerLevel, measure
-from jaxalloc.allocation.queue.paths import CHUNK, Scenario, Shape, Totals, run_blocks
+from jaxalloc.allocation.queue.paths import (
+    CHUNK,
+    Edges,
+    Scenario,
+    Shape,
+    Totals,
+    run_blocks,
+    upper_edges,
+)
 from jaxalloc.backend.chunks import in_chunks, platform_of
 from jaxalloc.numerics import as_key, cast, without_derivative
 
@@ -50,6 +57,7 @@ _NO_DERIVATIVE = (
     "mean_accuracy, or put the call under jax.lax.stop_gradient"
 )
 _MOST_QUERIES = 1 << 35  # the counts of a group stay below 2^31
+_MOST_TYPES_FINE, _FINE, _COARSE = 16, 9, 6  # log2 of bins of an octave, of 0.2 % and of 1.6 %
 
 
 class FifoResult(NamedTuple):
@@ -227,7 +235,7 @@ def _layout(workload: Workload, num_queries: int, arrivals: Arrivals) -> tuple[S
         lanes=lanes // blocks,
         groups=GROUPS // blocks,
         queries=queries,
-        bits=resolution_bits(workload.num_types),
+        bits=_FINE if workload.num_types <= _MOST_TYPES_FINE else _COARSE,
         random_service=random_service,
     )
     return shape, blocks
