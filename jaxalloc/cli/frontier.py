@@ -2,167 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxalloc.cli.compute import computing
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import (
+from jaxalloc.cli.options import (
     ADVICE,
-    PICTURES,
     AsJson,
     PicturePath,
     WorkloadName,
-    check_target,
+    flag,
+    number,
+    option,
     read_workload,
+    title_of,
     with_field_flags,
 )
+from jaxalloc.cli.report import MEASURES, Column, Part, Table, deliver, facts
 
 if TYPE_CHECKING:
-    from jaxalloc.workloads.files import WorkloadFile
+    from jaxalloc.allocation.model.workload import Workload
 
-FAILED = 1
 NOT_FOUND = "the search ended beside the target: it is too close to what the server can do at all"
-
-Weights = Annotated[
-    str,
-    typer.Option("--weights", metavar="AXIS", help="Accuracy weights, s: FROM:TO:COUNT[:log]."),
-]
-Seconds = Annotated[
-    str | None,
-    typer.Option("--system-time", metavar="S", help="Cap on the mean system time, s."),
-]
-Accuracy = Annotated[
-    str | None, typer.Option("--accuracy", metavar="P", help="Least mean accuracy.")
-]
-Tokens = Annotated[
-    str | None,
-    typer.Option("--mean-tokens", metavar="N", help="Cap on the mean tokens of a query."),
-]
+_MOST_ROWS = 12
+_MEASURES = ("mean_system_time", "mean_accuracy", "utilization")
+_PRICES = {
+    "accuracy_weight": Column("accuracy weight", "accuracy_weight", ".6g", " s"),
+    "price_per_token": Column("price per token", "price_per_token", ".6g", " s"),
+}
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    flags = with_field_flags("NUMBER", "Instead of the workload's own (for every task)")
-    app.command("frontier")(flags(frontier))
+    app.command("frontier")(with_field_flags(frontier))
 
 
 def frontier(
     workload: WorkloadName,
-    numbers: Mapping[str, str],
-    weights: Weights = "0.1:1000:201:log",
-    system_time: Seconds = None,
-    accuracy: Accuracy = None,
-    mean_tokens: Tokens = None,
+    numbers: Mapping[str, float],
+    weights: Annotated[
+        str, option("--weights", "AXIS", "Accuracy weights, s: FROM:TO:COUNT[:log].")
+    ] = "0.1:1000:201:log",
+    system_time: Annotated[
+        float | None, option("--system-time", "S", "Cap on the mean system time, s.", number(0))
+    ] = None,
+    accuracy: Annotated[
+        float | None, option("--accuracy", "P", "Least mean accuracy.", number(0, 1))
+    ] = None,
+    mean_tokens: Annotated[
+        float | None,
+        option("--mean-tokens", "N", "Cap on the mean tokens of a query.", number(0)),
+    ] = None,
     plot: PicturePath = None,
     as_json: AsJson = False,
 ) -> None:
     """Trace the best accuracy for every mean system time; find the weight that meets a target."""
     file = read_workload(workload, numbers)
-    check_target(plot, PICTURES, "--plot")
     given = {"system_time": system_time, "accuracy": accuracy, "mean_tokens": mean_tokens}
-    targets = {key: _target(key, text) for key, text in given.items() if text is not None}
-    from jaxalloc.cli.output import print_json
-    from jaxalloc.cli.precision import float64
+    with computing():
+        from jaxalloc.sweep.allocations import parse_axis
+        from jaxalloc.workloads.files import to_workload
 
-    with float64():
-        document = {"workload": workload} | _answer(file, weights, targets)
-        if plot is not None:
+        try:
+            axis = parse_axis("accuracy_weight", weights, file.task_names)
+        except ValueError as error:
+            raise BadInput(f"weights: {error}") from None
+        problem = to_workload(file)
+        document = {
+            "workload": workload,
+            "points": _points(problem, axis.values, file.task_names),
+            "targets": {
+                key: _meet(problem, key, value, file.task_names)
+                for key, value in given.items()
+                if value is not None
+            },
+        }
+
+        def draw() -> Any:
             from jaxalloc.cli.plots.pareto import pareto_figure
-            from jaxalloc.cli.plots.style import save
 
-            save(pareto_figure(document, file.name or Path(workload).stem), plot)
-            document["plot"] = str(plot)
-    if as_json:
-        print_json(document)
-    else:
-        _print(document)
-    _complain(document)
+            return pareto_figure(document, title_of(file, workload))
 
-
-def _target(key: str, text: str) -> float:
-    name = "--" + key.replace("_", "-")
-    try:
-        value = float(text)
-    except ValueError:
-        raise BadInput(f"{name} = {text!r} is not a number: give the target") from None
-    if not 0 <= value < float("inf"):
-        raise BadInput(f"{name} = {value:g} must be finite and not negative: give the target")
-    if key == "accuracy" and value > 1:
-        raise BadInput(f"{name} = {value:g} must not exceed 1: give a probability")
-    return value
+        lines = list(_failures(document))
+        deliver(
+            document,
+            _tables(document),
+            figure=draw,
+            plot=plot,
+            as_json=as_json,
+            lines=lines,
+            failed=bool(lines),
+        )
 
 
-def _answer(file: WorkloadFile, weights: str, targets: dict[str, float]) -> dict[str, Any]:
-    """The curve and the targets, as plain Python: what `--json` prints."""
+def _points(workload: Workload, weights: Any, names: tuple[str, ...]) -> list[dict[str, Any]]:
     import jax
-    import numpy as np
 
     import jaxalloc
-    from jaxalloc.sweep.allocations import parse_axis
-    from jaxalloc.workloads.files import to_workload
 
-    workload = to_workload(file)
-    try:
-        axis = parse_axis("accuracy_weight", weights, file.task_names)
-    except ValueError as error:
-        raise BadInput(f"--weights: {error}") from None
-    curve = jax.tree.map(np.asarray, jax.jit(jaxalloc.frontier)(workload, axis.values))
+    curve = jax.device_get(jax.jit(jaxalloc.frontier)(workload, weights))
     best = curve.allocation
-    points = [
+    return [
         {
             "accuracy_weight": float(curve.weight[i]),
             "status": jaxalloc.Status(int(best.status[i])).name,
-            "mean_system_time": float(curve.mean_system_time[i]),
-            "mean_accuracy": float(curve.mean_accuracy[i]),
-            "utilization": float(curve.utilization[i]),
-            "tokens": dict(zip(file.task_names, best.tokens[i].tolist(), strict=True)),
+            **{name: float(getattr(curve, name)[i]) for name in _MEASURES},
+            "tokens": dict(zip(names, best.tokens[i].tolist(), strict=True)),
         }
         for i in range(len(curve.weight))
     ]
-    found = {key: _meet(workload, key, value, file.task_names) for key, value in targets.items()}
-    return {"points": points, "targets": found}
 
 
-def _meet(workload: Any, key: str, value: float, names: tuple[str, ...]) -> dict[str, Any]:
+def _meet(workload: Workload, key: str, value: float, names: tuple[str, ...]) -> dict[str, Any]:
     """One target: the multiplier and the optimum there."""
     import jax
 
     import jaxalloc
 
     multiplier, best = jax.jit(getattr(jaxalloc, f"solve_for_{key}"))(workload, value)
-    kind = "price_per_token" if key == "mean_tokens" else "accuracy_weight"
     status = jaxalloc.Status(int(best.status)).name
-    advice = {"CONVERGED": None, "INFEASIBLE": _reach(workload, key, value)}
+    advice = None if status == "CONVERGED" else NOT_FOUND
+    if status == "INFEASIBLE":
+        advice = _reach(workload, key, value)
+    measured = jax.device_get(jax.jit(_measure)(workload, best.tokens))
     return {
         "target": value,
-        kind: float(multiplier),
+        "price_per_token" if key == "mean_tokens" else "accuracy_weight": float(multiplier),
         "status": status,
-        "advice": advice.get(status, NOT_FOUND),
-        "mean_system_time": float(jaxalloc.mean_system_time(workload, best.tokens)),
-        "mean_accuracy": float(jaxalloc.mean_accuracy(workload, best.tokens)),
-        "mean_tokens": float((workload.mix * best.tokens).sum()),
-        "utilization": float(jaxalloc.utilization(workload, best.tokens)),
+        "advice": advice,
+        **{name: float(measure) for name, measure in measured.items()},
         "tokens": dict(zip(names, best.tokens.tolist(), strict=True)),
     }
 
 
-def _reach(workload: Any, key: str, value: float) -> str:
-    """Why no budgets meet a target: what can be had at all, and what to change."""
+def _measure(workload: Workload, tokens: Any) -> dict[str, Any]:
     import jaxalloc
 
-    least = float(jaxalloc.mean_system_time(workload, workload.min_tokens))
-    if not least < float("inf"):
+    measures = {name: getattr(jaxalloc, name)(workload, tokens) for name in _MEASURES}
+    return measures | {"mean_tokens": (workload.mix * tokens).sum()}
+
+
+def _reach(workload: Workload, key: str, value: float) -> str:
+    """Why no budgets meet a target: what can be had at all, and what to change."""
+    import jax
+
+    least = jax.device_get(jax.jit(_measure)(workload, workload.min_tokens))
+    if not least["mean_system_time"] < float("inf"):
         return ADVICE["INFEASIBLE"]
     if key == "system_time":
         fix = "raise it, or lower --min-tokens, --base-time or --arrival-rate"
-        return f"the smallest budgets take {least:.4g} s: {fix}"
+        return f"the smallest budgets take {least['mean_system_time']:.4g} s: {fix}"
     if key == "mean_tokens":
-        least = float((workload.mix * workload.min_tokens).sum())
-        return f"the smallest budgets have {least:,.4g} tokens: raise it, or lower --min-tokens"
-    most = float(jaxalloc.mean_accuracy(workload, workload.max_tokens))
+        tokens = f"{least['mean_tokens']:,.4g} tokens"
+        return f"the smallest budgets have {tokens}: raise it, or lower --min-tokens"
+    most = float(jax.jit(_measure)(workload, workload.max_tokens)["mean_accuracy"])
     limit = float((workload.mix * (workload.floor + workload.gain)).sum())
     if value > limit:
         return f"no thinking brings more than {limit:.4g}: lower it"
@@ -171,57 +167,32 @@ def _reach(workload: Any, key: str, value: float) -> str:
     return "the budgets that reach it overload the server: lower it, or --arrival-rate"
 
 
-def _complain(document: dict[str, Any]) -> None:
-    """Say what failed, and exit with 1 if anything did."""
-    from jaxalloc.cli.output import complain
-
-    failed = False
-    statuses = {point["status"] for point in document["points"]} - {"CONVERGED"}
-    for status in sorted(statuses):
-        complain(f"{status}: {ADVICE[status]}")
-        failed = True
+def _failures(document: dict[str, Any]) -> Iterator[str]:
+    statuses = {point["status"] for point in document["points"]}
+    for status in sorted(statuses - {"CONVERGED"}):
+        yield f"{status}: {ADVICE[status]}"
     for key, entry in document["targets"].items():
         if entry["status"] != "CONVERGED":
-            name = "--" + key.replace("_", "-")
-            complain(f"{entry['status']}: {name} = {entry['target']:g}: {entry['advice']}")
-            failed = True
-    if failed:
-        raise typer.Exit(FAILED)
+            yield f"{entry['status']}: {flag(key)} = {entry['target']:g}: {entry['advice']}"
 
 
-def _print(document: dict[str, Any]) -> None:
-    from jaxalloc.cli.output import make_table, make_totals, number, show
-
+def _tables(document: dict[str, Any]) -> Iterator[Part]:
     points = document["points"]
-    table = make_table("accuracy weight", "system time", "accuracy", "utilization", "0.01 accuracy")
-    every = max(1, -(-(len(points) - 1) // 12))
-    for point in points[::every]:
-        table.add_row(
-            f"{point['accuracy_weight']:.4g} s",
-            number(point["mean_system_time"], ".4g", " s"),
-            number(point["mean_accuracy"], ".4f"),
-            number(point["utilization"], ".4f"),
-            f"{point['accuracy_weight'] / 100:.3g} s",
-        )
-    show(table)
+    every = max(1, -(-(len(points) - 1) // _MOST_ROWS))
+    weight = _PRICES["accuracy_weight"]._replace(spec=".4g")
+    measures = [MEASURES[name]._replace(title=name[5:].replace("_", " ")) for name in _MEASURES[:2]]
+    worth = Column("0.01 accuracy", lambda point: point["accuracy_weight"] / 100, ".3g", " s")
+    yield Table((weight, *measures, MEASURES["utilization"], worth), points[::every])
     if every > 1:
-        show(f"every {every}th of {len(points)} points; --json prints them all")
+        yield f"every {every}th of {len(points)} points; --json prints them all"
     for key, entry in document["targets"].items():
-        totals = make_totals()
-        totals.add_row("target", f"{key.replace('_', ' ')} {entry['target']:g}")
-        totals.add_row("status", entry["status"])
-        if entry["status"] != "CONVERGED":
-            show("", totals)
-            continue
-        if "price_per_token" in entry:
-            totals.add_row("price per token", number(entry["price_per_token"], ".6g", " s"))
-        else:
-            totals.add_row("accuracy weight", number(entry["accuracy_weight"], ".6g", " s"))
-        totals.add_row("mean system time", f"{entry['mean_system_time']:.4g} s")
-        totals.add_row("accuracy", f"{entry['mean_accuracy']:.4f}")
-        totals.add_row("mean tokens", f"{entry['mean_tokens']:,.1f}")
-        budgets = ", ".join(f"{name} {tokens:,.0f}" for name, tokens in entry["tokens"].items())
-        totals.add_row("tokens", budgets)
-        show("", totals)
-    if "plot" in document:
-        show(f"\nwrote {document['plot']}")
+        yield ""
+        told = [("target", f"{key.replace('_', ' ')} {entry['target']:g}")]
+        told += [("status", entry["status"])]
+        if entry["status"] == "CONVERGED":
+            price = next(column for name, column in _PRICES.items() if name in entry)
+            mean = Column("mean tokens", "mean_tokens", ",.1f")
+            told += facts(entry, price, *(MEASURES[name] for name in _MEASURES[:2]), mean)
+            budgets = (f"{name} {tokens:,.0f}" for name, tokens in entry["tokens"].items())
+            told += [("tokens", ", ".join(budgets))]
+        yield told

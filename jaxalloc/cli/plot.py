@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import PICTURES, AsJson, check_target
+from jaxalloc.cli.options import PICTURES, AsJson, check_target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,8 +76,8 @@ def plot(
             figure = _policies(stored, x, y, columns)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    from jaxalloc.cli.output import print_json, show
     from jaxalloc.cli.plots.style import save
+    from jaxalloc.cli.report import print_json, show
 
     save(figure, out)
     if as_json:

@@ -7,15 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import (
-    PICTURES,
-    AsJson,
-    PicturePath,
-    TimeUnit,
-    check_seed,
-    check_target,
-    seconds_per_unit,
-)
+from jaxalloc.cli.options import AsJson, PicturePath, Seed, TimeUnit
 
 
 def register(app: typer.Typer) -> None:
@@ -45,13 +37,11 @@ def trust(
         typer.Option("--columns", help="Columns of the trace, such as arrival=When,output=Out."),
     ] = None,
     time_unit: TimeUnit = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the simulated reference.")] = 0,
+    seed: Seed = 0,
     plot: PicturePath = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the M/G/1 mean with a replay of a trace, and say whether to trust it."""
-    check_target(plot, PICTURES, "--plot")
-    check_seed(seed)
     if not 0 <= base_tokens < float("inf"):
         raise BadInput(f"--base-tokens = {base_tokens:g} must not be negative: give tokens")
     loads = _loads(utilizations)
@@ -65,7 +55,7 @@ def trust(
             trace,
             columns=read_pairs(columns, "--columns"),
             needed=("arrival", "output"),
-            seconds_per_unit=seconds_per_unit(time_unit),
+            time_unit=time_unit,
         )
         found = judge(read, utilizations=loads, base_time=base_tokens, seed=seed)
     except ValueError as error:
