@@ -12,16 +12,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
+from jaxalloc.numerics import Sum
 from jaxalloc.scheduling import admission, eviction, kvcache, waiting
 from jaxalloc.scheduling.kvcache import NEVER, Leaver
 from jaxalloc.scheduling.policies import Policy
-from jaxalloc.scheduling.state import (
-    Instance,
-    Scalar,
-    State,
-    Sum,
-    place_of,
-)
+from jaxalloc.scheduling.state import Instance, Scalar, State, place_of
 from jaxalloc.scheduling.storage import at, nothing_like, put, row_of
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from jaxalloc.backend.dispatch import dispatch, with_kernel
 from jaxalloc.backend.sharding import mesh_of
-from jaxalloc.numerics import as_key, without_derivative
+from jaxalloc.numerics import Sum, as_key, without_derivative
 from jaxalloc.scheduling import gpu_kernel, rounds, state
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.instance import Prepared, prepare
@@ -22,7 +22,7 @@ from jaxalloc.scheduling.integers import as_int32
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
-from jaxalloc.scheduling.state import Instance, Log, State, Sum
+from jaxalloc.scheduling.state import Instance, Log, State
 
 
 def simulate(

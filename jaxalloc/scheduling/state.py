@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from jaxalloc.numerics import Sum
 from jaxalloc.scheduling import kvcache, waiting
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.kvcache import NEVER, Slots
@@ -66,19 +67,6 @@ class Instance(NamedTuple):
     def in_seconds(self) -> bool:
         """Whether a round lasts as long as `batch_time` says."""
         return self.batch_time is not None
-
-
-class Sum(NamedTuple):
-    """A compensated sum (Kahan, 1965): `total` with what rounding has added to it in `excess`."""
-
-    total: Float[Array, ""]
-    excess: Float[Array, ""]
-
-    def add(self, term: Array) -> Sum:
-        """The sum with one more term."""
-        small = term - self.excess
-        total = self.total + small
-        return Sum(total, (total - self.total) - small)
 
 
 class Log(NamedTuple):

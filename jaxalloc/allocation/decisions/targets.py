@@ -27,7 +27,7 @@ from jaxalloc.allocation.optimum.optimum import Allocation, Status, classify, so
 from jaxalloc.allocation.solvers.newton import Newton
 from jaxalloc.allocation.solvers.solver import Solver
 
-# How well a target must be met, relative to its scale, for CONVERGED.
+# How well a target must be met, relative to its scale, for CONVERGED, or be within reach.
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
 _BISECTIONS = 200
 
@@ -130,10 +130,10 @@ def _along_weight(
     """The weight at which `measure`, which rises with it, is `target`."""
     one = jnp.ones_like(target)
     workload = dataclasses.replace(given, accuracy_weight=one, token_price=0 * one)
-    # A target that rounding alone puts out of reach is within reach.
     slightly = _TOLERANCE[str(target.dtype)] * target
-    least, most = workload.min_tokens, _most_tokens(workload)
-    lowest, highest = measure(workload, least), measure(workload, most)
+    # The budgets as the weight goes to inf, where the queue is stable there.
+    most = jnp.where(workload.gain > 0, workload.max_tokens, workload.min_tokens)
+    lowest, highest = measure(workload, workload.min_tokens), measure(workload, most)
     stable = utilization(workload, most) < 1
     if cap:
         slack, reachable = stable & (highest <= target), lowest <= target + slightly
@@ -141,34 +141,24 @@ def _along_weight(
     else:
         beyond = jnp.where(stable, highest >= target - slightly, _supremum(workload) > target)
         slack, reachable = lowest >= target, (lowest >= target) | beyond
-        limit, free = 0.0, least
+        limit, free = 0.0, workload.min_tokens
     status = _classify(workload, target, slack, reachable)
     searching = (status == Status.CONVERGED) & ~slack
     safe = _only_where(searching, workload)
-    scale = jnp.where(searching & (target > 0), target, 1)
 
     def at(log_weight: Scalar) -> Workload:
         weight = jnp.where(searching, jnp.exp(log_weight), 0)
         return dataclasses.replace(safe, accuracy_weight=weight)
 
-    def excess(log_weight: Scalar) -> Scalar:
-        lane = at(log_weight)
-        found = solve(lane, solver)
-        value = (measure(lane, found.tokens) - target) / scale
-        # What cannot be solved lies close to full utilization, beyond any target.
-        value = jnp.where(found.status == Status.CONVERGED, value, jnp.inf)
-        return jnp.where(searching, value, log_weight)
-
-    root = increasing_root(excess, _least_log_weight(safe, searching), one * jnp.inf)
-    best = solve(at(root), solver)
-    missed = jnp.abs(measure(at(root), best.tokens) - target) / scale
-    ended = jnp.where(searching, _ended(best, missed), status)
+    bracket = _least_log_weight(safe, searching), one * jnp.inf
+    root, best = _search(at, measure, target, searching, bracket, solver)
     weight = jnp.where(searching, jnp.exp(root), limit)
-    tokens = jnp.where(searching, best.tokens, free)
     # An infinite weight stays out of the derivatives, where 0 times it would be NaN.
     finite = jnp.where(weight < jnp.inf, weight, 0)
+    tokens = jnp.where(searching, best.tokens, free)
     value = objective(dataclasses.replace(workload, accuracy_weight=finite), tokens)
     value = jnp.where(weight < jnp.inf, value, jnp.inf)
+    ended = jnp.where(searching, best.status, status)
     best = best._replace(tokens=tokens, objective=value, status=ended)
     return _finish(given, target, weight, best)
 
@@ -185,26 +175,52 @@ def _along_price(workload: Workload, target: Scalar, solver: Solver) -> tuple[Sc
     slack = mean_tokens_of(workload, unpriced.tokens) <= target
     searching = (status == Status.CONVERGED) & ~slack
     safe = _only_where(searching, workload)
-    scale = jnp.where(searching & (target > 0), target, 1)
 
-    def excess(negative_price: Scalar) -> Scalar:
-        lane = _priced(safe, -negative_price)
-        value = (mean_tokens_of(lane, solve(lane, solver).tokens) - target) / scale
-        return jnp.where(searching, value, negative_price)
+    def at(negative_price: Scalar) -> Workload:
+        return _priced(safe, jnp.where(searching, -negative_price, 0))
 
     # At this price no type is worth a token more than min_tokens.
     point = evaluate(safe, safe.min_tokens)
     worth = jnp.max(safe.time_per_token * point.price * point.excess)
     dearest = jax.lax.stop_gradient(jnp.where(searching, jnp.maximum(worth, 0), 0))
-    root = increasing_root(excess, -dearest, jnp.zeros_like(dearest))
-    best = solve(_priced(safe, jnp.where(searching, -root, 0)), solver)
-    missed = jnp.abs(mean_tokens_of(safe, best.tokens) - target) / scale
-    best = best._replace(status=_ended(best, missed))
+    bracket = -dearest, jnp.zeros_like(dearest)
+    root, best = _search(at, mean_tokens_of, target, searching, bracket, solver)
     best = jax.tree.map(lambda one, two: jnp.where(searching, one, two), best, unpriced)
-    best = best._replace(
-        objective=objective(workload, best.tokens), status=jnp.where(searching, best.status, status)
-    )
+    ended = jnp.where(searching, best.status, status)
+    best = best._replace(objective=objective(workload, best.tokens), status=ended)
     return _finish(workload, target, jnp.where(searching, -root, 0), best)
+
+
+def _search(
+    at: Callable[[Scalar], Workload],
+    measure: Measure,
+    target: Scalar,
+    searching: Flag,
+    bracket: tuple[Scalar, Scalar],
+    solver: Solver,
+) -> tuple[Scalar, Allocation]:
+    """Where the optimum of a family of workloads meets the target, and that optimum.
+
+    `measure` rises along the family. The status is MAX_STEPS if the search ended beside the target.
+    """
+    scale = jnp.where(searching & (target > 0), target, 1)
+
+    def missed(parameter: Scalar) -> tuple[Scalar, Allocation]:
+        lane = at(parameter)
+        best = solve(lane, solver)
+        return (measure(lane, best.tokens) - target) / scale, best
+
+    def excess(parameter: Scalar) -> Scalar:
+        value, best = missed(parameter)
+        # What cannot be solved lies close to full utilization, beyond any target.
+        value = jnp.where(best.status == Status.CONVERGED, value, jnp.inf)
+        return jnp.where(searching, value, parameter)
+
+    root = increasing_root(excess, *bracket)
+    value, best = missed(root)
+    met = jnp.abs(value) <= _TOLERANCE[str(target.dtype)]
+    ended = jnp.where(met, best.status, Status.MAX_STEPS).astype(jnp.int32)
+    return root, best._replace(status=ended)
 
 
 @functools.partial(jax.jit, static_argnames="solver")
@@ -237,17 +253,6 @@ def _classify(workload: Workload, target: Scalar, slack: Flag, reachable: Flag) 
     missing = jnp.isnan(target) | (jnp.isinf(target) & reachable & ~slack)
     status = jnp.where(missing & (status != Status.INVALID), Status.NON_FINITE, status)
     return jnp.where((status == Status.CONVERGED) & ~reachable, Status.INFEASIBLE, status)
-
-
-def _ended(best: Allocation, missed: Scalar) -> Array:
-    """MAX_STEPS if the search ended beside the target."""
-    met = missed <= _TOLERANCE[str(missed.dtype)]
-    return jnp.where(met, best.status, Status.MAX_STEPS).astype(jnp.int32)
-
-
-def _most_tokens(workload: Workload) -> Tokens:
-    """The budgets as the accuracy weight goes to inf, where the queue is stable there."""
-    return jnp.where(workload.gain > 0, workload.max_tokens, workload.min_tokens)
 
 
 def _least_log_weight(workload: Workload, searching: Flag) -> Scalar:
@@ -292,13 +297,11 @@ def _nothing(anything: Scalar, solved: Flag) -> Scalar:
     return jnp.where(jnp.ones_like(solved), 0, anything)
 
 
-@_nothing.defjvp
-def _nothing_jvp(primals: tuple[Scalar, Flag], moved: tuple[Scalar, Any]) -> tuple[Scalar, Scalar]:
-    anything, solved = primals
-    # A product, so that NaN survives transposition, where `jnp.where` would give 0.
-    return _nothing(anything, solved), moved[0] * jnp.where(solved, 0, jnp.nan).astype(
-        moved[0].dtype
-    )
+# A product, so that NaN survives transposition, where `jnp.where` would give 0.
+_nothing.defjvps(
+    lambda moved, _, anything, solved: moved * jnp.where(solved, 0, jnp.nan).astype(moved.dtype),
+    None,
+)
 
 
 def _finish(

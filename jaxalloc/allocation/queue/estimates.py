@@ -94,19 +94,21 @@ def measure(
     def percentile(histogram: Array) -> Interval:
         return timely(_percentiles(histogram, levels, edges, t))
 
-    found = Measures(
-        mean_system_time=timely(ratio((waits + services).sum(axis=-1), everyone)),
-        mean_wait=timely(ratio(waits.sum(axis=-1), everyone)),
-        fraction_correct=ratio(right.sum(axis=-1), everyone),
-        utilization=ratio(services.sum(axis=-1), totals.gaps),
-        system_time_percentiles=percentile(totals.system_times.sum(axis=1)),
-        wait_percentiles=percentile(totals.waits),
-        type_mean_wait=timely(ratio(waits, of_type)),
-        type_mean_system_time=timely(ratio(waits + services, of_type)),
-        type_fraction_correct=ratio(right, of_type),
-        type_system_time_percentiles=jax.vmap(percentile, 1)(totals.system_times),
+    found = {
+        "mean_system_time": timely(ratio((waits + services).sum(axis=-1), everyone)),
+        "mean_wait": timely(ratio(waits.sum(axis=-1), everyone)),
+        "fraction_correct": ratio(right.sum(axis=-1), everyone),
+        "utilization": ratio(services.sum(axis=-1), totals.gaps),
+        "system_time_percentiles": percentile(totals.system_times.sum(axis=1)),
+        "wait_percentiles": percentile(totals.waits),
+        "type_mean_wait": timely(ratio(waits, of_type)),
+        "type_mean_system_time": timely(ratio(waits + services, of_type)),
+        "type_fraction_correct": ratio(right, of_type),
+        "type_system_time_percentiles": jax.vmap(percentile, 1)(totals.system_times),
+    }
+    estimate, low, high = (
+        Measures(**{name: interval[end] for name, interval in found.items()}) for end in range(3)
     )
-    estimate, low, high = (Measures(*ends) for ends in zip(*found, strict=True))
     return estimate, low, high
 
 

@@ -239,8 +239,8 @@ def _sums(
     def by_group(values: Block) -> PerGroup:
         return values.sum(axis=0).reshape(groups, -1).sum(axis=1)
 
-    values = wait, queries.service, queries.right.astype(wait.dtype)
-    gap, *values = (jnp.where(counted, x, 0) for x in (queries.gap, *values))
+    drawn = queries.gap, wait, queries.service, queries.right.astype(wait.dtype)
+    gap, *values = (jnp.where(counted, x, 0) for x in drawn)
     if types > MOST_TYPES_UNROLLED:
         group = jnp.repeat(jnp.arange(groups), wait.shape[1] // groups)
         group = jnp.broadcast_to(group[None], wait.shape)

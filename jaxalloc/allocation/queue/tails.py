@@ -188,7 +188,8 @@ def _triangle(y: Array) -> Array:
 
 def _gamma(services: Services) -> tuple[Mask, Tokens, Tokens]:
     """Which services are gamma, with shape and scale; ones for the others."""
-    variability = jnp.zeros_like(services.time) if services.variability is None else services[2]
+    variability = services.variability
+    assert variability is not None
     random = (variability > 0) & (services.time > 0)
     variability = jnp.where(random, variability, 1)
     return random, 1 / variability, jnp.where(random, services.time, 1) * variability
