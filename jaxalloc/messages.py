@@ -1,4 +1,4 @@
-"""Values and names in messages of one line."""
+"""Values and names in messages of one line, and pairs of them in words."""
 
 from __future__ import annotations
 
@@ -59,3 +59,20 @@ def within(place: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
+
+
+def read_pairs(words: str) -> dict[str, str]:
+    """`a=1,b=2` as pairs.
+
+    >>> read_pairs("prompt=In, output=Out")
+    {'prompt': 'In', 'output': 'Out'}
+    """
+    pairs: dict[str, str] = {}
+    for part in filter(str.strip, words.split(",")):
+        key, sign, value = map(str.strip, part.partition("="))
+        if not sign or not key or not value:
+            raise ValueError(f"{part!r} must be FIELD=NAME, such as output=Out")
+        if key in pairs:
+            raise ValueError(f"{words} says {key} twice: drop one")
+        pairs[key] = value
+    return pairs

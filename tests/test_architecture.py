@@ -65,7 +65,7 @@ LIBRARIES = {
     "calibration": CORE,
     "measurements": CORE | {"pyarrow"},
     "workloads": CORE,
-    "traces": CORE | {"pyarrow"},
+    "traces": CORE | {"pyarrow", "scipy"},
     "sweep": CORE | {"pydantic", "scipy", "pyarrow", "pandas", "xarray"},
     "cli": CORE | {"typer", "rich", "pyarrow", "matplotlib"},
 }

@@ -19,7 +19,7 @@ import typer
 
 from jaxalloc.cli.errors import complain, explain
 
-# Modules of this package, each with `register(app)`, in the order of the help.
+# Modules of this package, each with a function of its name, in the order of the help.
 COMMANDS = (
     "presets",
     "solve",
@@ -50,7 +50,8 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_options)
     for name in COMMANDS:
-        importlib.import_module(f"jaxalloc.cli.{name}").register(app)
+        module = importlib.import_module(f"jaxalloc.cli.{name}")
+        app.command(name, cls=getattr(module, "CLASS", None))(getattr(module, name))
     return app
 
 

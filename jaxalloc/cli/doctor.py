@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from jaxalloc.cli.compute import computing
 from jaxalloc.cli.errors import explain
 from jaxalloc.cli.options import AsJson
@@ -26,11 +24,6 @@ _LIBRARIES = (
     *("jax", "jaxlib", "numpy", "optax", "chex", "jaxtyping"),
     *("typer", "rich", "pydantic", "pyarrow", "matplotlib", "pandas", "xarray", "scipy"),
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("doctor")(doctor)
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -28,11 +28,6 @@ ACCURACY_WEIGHT = 30.0
 _PANEL = "Of the workload"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("fit")(fit)
-
-
 def fit(
     runs: Annotated[
         Path, typer.Argument(metavar="RUNS", help="Runs, one row an answer: .csv or .parquet.")

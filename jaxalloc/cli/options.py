@@ -6,24 +6,17 @@ later is named as the library names it: `app` writes the flag for the argument.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from jaxalloc.allocation.model.domain import FIELDS, SCALARS, domain_error
 from jaxalloc.cli.errors import BadInput
-
-if TYPE_CHECKING:
-    from jaxalloc.workloads.files import WorkloadFile
 
 PICTURES = (".png", ".pdf", ".svg")
 MOST_SEED = 2**53  # a few more than it still fit into 64 bits
-OWN_FIELDS = "Instead of the workload's own (for every task)"
 ADVICE = {
     "MAX_STEPS": "the residual is above the tolerance: try --solver newton or a larger --max-steps",
     "INFEASIBLE": "the server is overloaded even with the smallest budgets: "
@@ -69,6 +62,16 @@ def numbers_in(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def option(name: str, metavar: str, help: str, parse: Callable[[Any], Any] | None = None) -> Any:
     """A flag that takes a value, which `parse` reads where a type does not say enough."""
     return typer.Option(name, metavar=metavar, help=help, parser=parse)
+
+
+def pairs(text: Any) -> dict[str, str]:
+    """A parser of FIELD=NAME,FIELD=NAME."""
+    from jaxalloc.messages import read_pairs
+
+    try:
+        return read_pairs(str(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def target(*suffixes: str) -> Callable[..., Any]:
@@ -160,65 +163,6 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def _field_number(field: str) -> Callable[[str], float]:
-    """A parser of the numbers that a field of a workload may be."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            meaning = FIELDS[field].meaning
-            raise typer.BadParameter(f"{text!r} is not a number: give the {meaning}") from None
-        problem = domain_error(field, value)
-        if problem:
-            raise typer.BadParameter(problem.removeprefix(f"{field} = "))
-        return value
-
-    return parse
-
-
-def with_field_flags(command: Callable[..., None], axes: str | None = None) -> Any:
-    """The command with a flag for every field of a workload that one number can stand for.
-
-    It is called with `numbers`: by field, what the flags given say.
-
-    Args:
-      command: the function of the command.
-      axes: what the flags are for where they are axes, which stay texts; else they are numbers.
-    """
-    own = inspect.signature(command, eval_str=True)
-    parameters = [p for p in own.parameters.values() if p.name != "numbers"]
-    for name in SCALARS:
-        option = typer.Option(
-            flag(name),
-            metavar="AXIS" if axes else "NUMBER",
-            parser=str if axes else _field_number(name),
-            help=FIELDS[name].meaning,
-            rich_help_panel=axes or OWN_FIELDS,
-        )
-        kind, hint = inspect.Parameter.KEYWORD_ONLY, Annotated[Any, option]
-        parameters.append(inspect.Parameter(name, kind, default=None, annotation=hint))
-
-    @functools.wraps(command)
-    def flagged(**arguments: Any) -> None:
-        given = {name: arguments.pop(name) for name in SCALARS}
-        command(**arguments, numbers={k: v for k, v in given.items() if v is not None})
-
-    # Typer reads a command's parameters off these two.
-    shown: Any = flagged
-    shown.__signature__ = own.replace(parameters=parameters)
-    shown.__annotations__ = {p.name: p.annotation for p in parameters}
-    return shown
-
-
-def read_workload(name: str, numbers: Mapping[str, float]) -> WorkloadFile:
-    """The named workload with the numbers of the flags in the place of its own."""
-    from jaxalloc.workloads.files import load, override
-
-    file = load(name)
-    return override(file, numbers, f"{name} with {', '.join(map(flag, numbers))}")
-
-
-def title_of(file: WorkloadFile, name: str) -> str:
-    """What a picture calls the workload."""
-    return file.name or Path(name).stem
+def failures(*statuses: str) -> list[str]:
+    """What to say of those that are not CONVERGED."""
+    return [f"{status}: {ADVICE[status]}" for status in sorted({*statuses} - {"CONVERGED"})]

@@ -11,11 +11,6 @@ from jaxalloc.cli.options import AsJson
 from jaxalloc.cli.report import print_json, show
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("presets")(presets)
-
-
 def presets(
     name: Annotated[
         str | None,

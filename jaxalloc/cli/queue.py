@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
-from jaxalloc.cli.compute import computing
+from jaxalloc.cli.command import Answer, Given, command
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.options import (
-    ADVICE,
-    AsJson,
-    PicturePath,
-    Seed,
-    WorkloadName,
-    number,
-    numbers_in,
-    option,
-    read_workload,
-    title_of,
-    with_field_flags,
-)
-from jaxalloc.cli.report import Column, Part, Table, deliver, number as shown
+from jaxalloc.cli.options import Seed, failures, number, numbers_in, option
+from jaxalloc.cli.report import Column, Part, Table, number as shown
 
 MOST_QUERIES = 10**10
 FEW_RELAXATIONS = 20
@@ -36,14 +24,9 @@ def _level(text: str) -> float:
     return level
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("queue")(with_field_flags(queue))
-
-
+@command
 def queue(
-    workload: WorkloadName,
-    numbers: Mapping[str, float],
+    given: Given,
     integer: Annotated[
         bool, typer.Option("--integer", help="Whole tokens, and what each way of rounding loses.")
     ] = False,
@@ -83,49 +66,33 @@ def queue(
         float, option("--confidence", "C", "Of the intervals.", number(0, 1, inside=True))
     ] = 0.99,
     seed: Seed = 0,
-    plot: PicturePath = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Simulate the queue at the optimal tokens, beside what the M/G/1 formulas say."""
-    file = read_workload(workload, numbers)
     if target is not None and arrivals != "poisson":
         raise BadInput(
             f"target = {target:g} is met by a formula for Poisson arrivals, which --arrivals = "
             f"{arrivals} are not: drop one, or try rates by --arrival-rate"
         )
-    with computing():
-        from jaxalloc.cli.queue_answer import Wishes, answer, read_arrivals
-        from jaxalloc.workloads.files import to_workload
+    from jaxalloc.cli.queue_answer import Wishes, answer, read_arrivals
 
-        law = read_arrivals(arrivals, file.arrival_rate)
-        problem = to_workload(file)
-        wishes = Wishes(integer, queries, percentiles, law, target, confidence, seed)
-        found, drawn = answer(problem, file.task_names, wishes)
-        document = {"workload": workload, "arrivals": arrivals} | found
+    law = read_arrivals(arrivals, given.file.arrival_rate)
+    wishes = Wishes(integer, queries, percentiles, law, target, confidence, seed)
+    found, drawn = answer(given.workload, given.names, wishes)
+    document = {"arrivals": arrivals} | found
+    if document["status"] != "CONVERGED":
+        return Answer(document, (), failures=failures(document["status"]))
 
-        def draw() -> Any:
-            from jaxalloc.cli.plots.queue import queue_figure
+    def draw() -> Any:
+        from jaxalloc.cli.plots.queue import queue_figure
 
-            return queue_figure(document, problem, *drawn, title_of(file, workload))
+        return queue_figure(document, given.workload, *drawn, given.title)
 
-        status, lines = document["status"], []
-        failed = status != "CONVERGED"
-        if failed:
-            lines.append(f"{status}: {ADVICE[status]}")
-        elif document["relaxations"] < FEW_RELAXATIONS:
-            lines.append(
-                f"a replication lasts only {document['relaxations']:.1f} relaxation times: "
-                "the intervals are too narrow: raise --queries"
-            )
-        deliver(
-            document,
-            () if failed else _tables(document),
-            figure=None if failed else draw,
-            plot=plot,
-            as_json=as_json,
-            lines=lines,
-            failed=failed,
-        )
+    doubt = (
+        f"a replication lasts only {document['relaxations']:.1f} relaxation times: the intervals "
+        "are too narrow: raise --queries"
+    )
+    doubts = [doubt] * (document["relaxations"] < FEW_RELAXATIONS)
+    return Answer(document, _tables(document), draw, doubts=doubts)
 
 
 def _tables(document: dict[str, Any]) -> Iterator[Part]:

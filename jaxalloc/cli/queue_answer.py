@@ -9,6 +9,7 @@ import jax
 import jaxalloc
 from jaxalloc.allocation.model.mg1 import service_time
 from jaxalloc.allocation.queue.arrivals import Arrivals, Poisson, Renewal, Replay
+from jaxalloc.cli.report import rows
 from jaxalloc.traces.readers import read_trace
 
 if TYPE_CHECKING:
@@ -157,7 +158,4 @@ def _tasks(
     }
     for i, level in enumerate(levels):
         columns[f"system_time_{level}"] = mean.type_system_time_percentiles[:, i]
-    return [
-        {"name": name} | {key: float(column[k]) for key, column in columns.items()}
-        for k, name in enumerate(names)
-    ]
+    return rows(name=names, **columns)

@@ -75,6 +75,18 @@ def facts(row: Mapping[str, Any], *columns: Column) -> list[tuple[str, str]]:
     return [(column.title, column.text(row)) for column in columns]
 
 
+def rows(**columns: Any) -> list[dict[str, Any]]:
+    """Columns of equal length, arrays or lists, as rows of plain Python.
+
+    >>> rows(name=["a", "b"], tokens=[1.0, 2.0])
+    [{'name': 'a', 'tokens': 1.0}, {'name': 'b', 'tokens': 2.0}]
+    """
+    plain = [
+        column.tolist() if hasattr(column, "tolist") else column for column in columns.values()
+    ]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*plain, strict=True)]
+
+
 def number(value: float | None, spec: str = "", unit: str = "") -> str:
     """A number with its unit, or a dash where there is none.
 

@@ -15,11 +15,6 @@ MOST_TOKENS = 1 << 30  # and rounds: the scheduler counts in 32 bits
 MOST_REQUESTS = 10**7  # of all replications: about 5 GB
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("schedule")(schedule)
-
-
 def schedule(
     source: Annotated[
         str,
@@ -108,13 +103,14 @@ def schedule(
         )
     with computing():
         from jaxalloc.cli import schedule_answer as answer
+        from jaxalloc.messages import read_pairs
         from jaxalloc.traces import words as given
 
         try:
             chosen = given.read_policies(policies, aging)
             model = given.read_batch_time(batch_time)
             reading = {
-                "columns": given.read_pairs(columns, "--columns"),
+                "columns": read_pairs(columns or ""),
                 "time_unit": time_unit,
             }
             if not given.is_file(source) and any(reading.values()):

@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from jaxalloc.allocation.model.domain import FIELDS
-from jaxalloc.cli.compute import computing
+from jaxalloc.cli.command import Answer, Given, command
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.options import (
-    ADVICE,
-    AsJson,
-    PicturePath,
-    WorkloadName,
-    number,
-    option,
-    read_workload,
-    title_of,
-    with_field_flags,
-)
-from jaxalloc.cli.report import Column, Part, Table, deliver
+from jaxalloc.cli.options import failures, number, option
+from jaxalloc.cli.report import Column, Part, Table, rows
 
 if TYPE_CHECKING:
     from jaxalloc.allocation.model.workload import Workload
 
-_Place = tuple[str, tuple[int, ...]]  # a field, and the task where there is one a task
 TOTALS = ("mean_accuracy", "mean_system_time", "utilization", "objective")
+_Place = tuple[str, tuple[int, ...]]  # a field, and the task where there is one a task
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("sensitivity")(with_field_flags(sensitivity))
-
-
+@command
 def sensitivity(
-    workload: WorkloadName,
-    numbers: Mapping[str, float],
+    given: Given,
     step: Annotated[
         float,
         option(
@@ -52,44 +35,41 @@ def sensitivity(
         int,
         option("--top", "N", "How many parameters the table shows; 0: all.", number(0, whole=True)),
     ] = 15,
-    plot: PicturePath = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Show how the optimum answers to every parameter, and how far that prediction carries."""
-    if step == 0:
-        raise BadInput("step = 0 changes nothing: try 0.01")
-    file = read_workload(workload, numbers)
-    with computing():
-        from jaxalloc.workloads.files import to_workload
-
-        document = {"workload": workload} | _answer(to_workload(file), file.task_names, step)
-
-        def draw() -> Any:
-            from jaxalloc.cli.plots.heat import heat_figure
-
-            return heat_figure(document, title_of(file, workload))
-
-        status = document["status"]
-        failed = status != "CONVERGED"
-        deliver(
-            document,
-            _tables(document, top),
-            figure=draw,
-            plot=plot,
-            as_json=as_json,
-            lines=[f"{status}: {ADVICE[status]}"] if failed else [],
-            failed=failed,
-        )
-
-
-def _answer(workload: Workload, names: tuple[str, ...], step: float) -> dict[str, Any]:
-    """Derivatives, elasticities and the comparison, as plain Python: what `--json` prints."""
     import jax
 
     import jaxalloc
 
-    report = jax.device_get(jax.jit(jaxalloc.sensitivity)(workload))  # at once, not by number
-    workload = jax.device_get(workload)
+    if step == 0:
+        raise BadInput("step = 0 changes nothing: try 0.01")
+    names = given.names
+    report = jax.device_get(jax.jit(jaxalloc.sensitivity)(given.workload))  # not number by number
+    low, high = report.bound_prices
+    status = jaxalloc.Status(int(report.allocation.status)).name
+    document = {
+        "status": status,
+        "residual": float(report.allocation.residual),
+        "step": step,
+        "values": _label(report.values, names),
+        "parameters": _parameters(jax.device_get(given.workload), report, names, step),
+        "bound_prices": rows(task=names, min_tokens=low, max_tokens=high),
+    }
+
+    def draw() -> Any:
+        from jaxalloc.cli.plots.heat import heat_figure
+
+        return heat_figure(document, given.title)
+
+    return Answer(document, _tables(document, top), draw, failures(status))
+
+
+def _parameters(
+    workload: Workload, report: Any, names: tuple[str, ...], step: float
+) -> list[dict[str, Any]]:
+    """One entry a parameter: its derivatives, and what they predict beside what comes out."""
+    import jaxalloc
+
     places: list[_Place] = [
         (field, place)
         for field, about in FIELDS.items()
@@ -98,7 +78,7 @@ def _answer(workload: Workload, names: tuple[str, ...], step: float) -> dict[str
     changes = [_change(workload, field, place, step) for field, place in places]
     statuses, solved = _solve_anew(workload, places, changes)
     before = _label(report.values, names)
-    parameters = []
+    entries = []
     for row, (field, place) in enumerate(places):
 
         def pick(outputs: Any, at: Any = (field, place)) -> dict[str, float]:
@@ -119,19 +99,8 @@ def _answer(workload: Workload, names: tuple[str, ...], step: float) -> dict[str
         entry["predicted"] = {name: slope * changes[row] for name, slope in slopes.items()}
         entry["solved"] = {name: after[name] - before[name] for name in before}
         entry["solved_status"] = jaxalloc.Status(int(statuses[row])).name
-        parameters.append(entry)
-    low, high = report.bound_prices
-    return {
-        "status": jaxalloc.Status(int(report.allocation.status)).name,
-        "residual": float(report.allocation.residual),
-        "step": step,
-        "values": before,
-        "parameters": parameters,
-        "bound_prices": [
-            {"task": name, "min_tokens": float(low[k]), "max_tokens": float(high[k])}
-            for k, name in enumerate(names)
-        ],
-    }
+        entries.append(entry)
+    return entries
 
 
 def _label(outputs: Any, names: tuple[str, ...]) -> dict[str, float]:

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxalloc.cli.compute import computing
-from jaxalloc.cli.options import (
-    ADVICE,
-    AsJson,
-    MaxSteps,
-    PicturePath,
-    Solver,
-    Tolerance,
-    WorkloadName,
-    make_solver,
-    read_workload,
-    title_of,
-    with_field_flags,
-)
-from jaxalloc.cli.report import MEASURES, Column, Part, Table, deliver, facts, number
+from jaxalloc.cli.command import Answer, Given, command
+from jaxalloc.cli.options import MaxSteps, Solver, Tolerance, failures, make_solver
+from jaxalloc.cli.report import MEASURES, Column, Part, Table, facts, number, rows
 
 if TYPE_CHECKING:
-    from jaxalloc.workloads.files import WorkloadFile
+    from jaxalloc.allocation.model.workload import Workload
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("solve")(with_field_flags(solve))
-
-
+@command
 def solve(
-    workload: WorkloadName,
-    numbers: Mapping[str, float],
+    given: Given,
     solver: Solver = "newton",
     max_steps: MaxSteps = None,
     tolerance: Tolerance = None,
@@ -44,74 +27,57 @@ def solve(
     certificates: Annotated[
         bool, typer.Option("--certificates", help="Add the contraction and Lipschitz bounds.")
     ] = False,
-    plot: PicturePath = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Find the thinking tokens of every task that maximize accuracy's worth minus time."""
-    file = read_workload(workload, numbers)
-    with computing():
-        from jaxalloc.workloads.files import to_workload
-
-        problem = to_workload(file)
-        method = make_solver(solver, max_steps, tolerance)
-        answer = _answer(problem, file, method, integer, certificates)
-
-        def draw() -> Any:
-            from jaxalloc.cli.plots.budgets import solve_figure
-
-            return solve_figure(problem, answer, title_of(file, workload))
-
-        statuses = {answer["status"], answer.get("rounding", answer)["status"]} - {"CONVERGED"}
-        deliver(
-            {"workload": workload, "solver": solver} | answer,
-            _tables(answer),
-            figure=draw,
-            plot=plot,
-            as_json=as_json,
-            lines=[f"{status}: {ADVICE[status]}" for status in sorted(statuses)],
-            failed=bool(statuses),
-        )
-
-
-def _answer(
-    workload: Any, file: WorkloadFile, solver: Any, integer: bool, certificates: bool
-) -> dict[str, Any]:
-    """The optimum and what it means, as plain Python: what `--json` prints."""
     import jax
 
     import jaxalloc
 
+    method = make_solver(solver, max_steps, tolerance)
     # One compilation is quicker than the many small ones of a call without jit.
-    allocation = jax.jit(jaxalloc.solve, static_argnames="solver")(workload, solver)
-    tokens = allocation.tokens
-    answer: dict[str, Any] = {
-        "status": jaxalloc.Status(int(allocation.status)).name,
-        "steps": int(allocation.steps),
-        "residual": float(allocation.residual),
+    best = jax.jit(jaxalloc.solve, static_argnames="solver")(given.workload, method)
+    document: dict[str, Any] = {
+        "solver": solver,
+        "status": jaxalloc.Status(int(best.status)).name,
+        "steps": int(best.steps),
+        "residual": float(best.residual),
     }
+    tokens, statuses = best.tokens, [document["status"]]
     if integer:
-        rounding = jax.jit(jaxalloc.round_tokens)(workload, allocation)
-        answer["rounding"] = {
-            "status": jaxalloc.Status(int(rounding.status)).name,
+        rounding = jax.jit(jaxalloc.round_tokens)(given.workload, best)
+        statuses.append(jaxalloc.Status(int(rounding.status)).name)
+        document["rounding"] = {
+            "status": statuses[-1],
             "gap": float(rounding.gap),
             "gap_bound": float(rounding.gap_bound),
             "continuous_tokens": tokens.tolist(),
         }
         tokens = rounding.best
-
-    totals, columns = jax.device_get(jax.jit(_measure)(workload, tokens))
     if certificates:
-        bounds = ("contraction_bound", "lipschitz_bound")
-        answer["certificates"] = {name: float(getattr(jaxalloc, name)(workload)) for name in bounds}
-    answer |= {name: float(value) for name, value in totals.items()}
-    answer["tasks"] = [
-        {"name": name} | {key: float(column[k]) for key, column in columns.items()}
-        for k, name in enumerate(file.task_names)
-    ]
-    return answer
+        bounds = jax.jit(_bounds)(given.workload)
+        document["certificates"] = {name: float(bound) for name, bound in bounds.items()}
+    totals, tasks = jax.jit(_measure)(given.workload, tokens)
+    document |= {name: float(totals[name]) for name in MEASURES}
+    document["tasks"] = rows(name=given.names, **tasks)
+
+    def draw() -> Any:
+        from jaxalloc.cli.plots.budgets import solve_figure
+
+        return solve_figure(given.workload, document, given.title)
+
+    return Answer(document, _tables(document), draw, failures(*statuses))
 
 
-def _measure(workload: Any, tokens: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _bounds(workload: Workload) -> dict[str, Any]:
+    import jaxalloc
+
+    return {
+        "contraction_bound": jaxalloc.contraction_bound(workload),
+        "lipschitz_bound": jaxalloc.lipschitz_bound(workload),
+    }
+
+
+def _measure(workload: Workload, tokens: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The totals, and the columns of the tasks."""
     import jaxalloc
     from jaxalloc.allocation.model.mg1 import service_time
@@ -119,37 +85,35 @@ def _measure(workload: Any, tokens: Any) -> tuple[dict[str, Any], dict[str, Any]
 
     time = service_time(workload, tokens)
     load = workload.mix * time
-    columns = {
+    tasks = {
         "mix": workload.mix,
         "tokens": tokens,
         "service_time": time,
         "accuracy": accuracy(workload, tokens),
         "load_share": load / load.sum(),
     }
-    return {name: getattr(jaxalloc, name)(workload, tokens) for name in MEASURES}, columns
+    return {name: getattr(jaxalloc, name)(workload, tokens) for name in MEASURES}, tasks
 
 
-def _tables(answer: dict[str, Any]) -> Iterator[Part]:
-    rounding, bounds = answer.get("rounding"), answer.get("certificates")
-    yield Table(
-        (
-            Column("task", "name"),
-            Column("of queries", "mix", ".1%", rank=1),
-            Column("tokens", "tokens", ",.0f" if rounding else ",.2f"),
-            Column("service time", "service_time", ".4g", " s"),
-            Column("accuracy", "accuracy", ".4f"),
-            Column("of load", "load_share", ".1%", rank=2),
-        ),
-        answer["tasks"],
+def _tables(document: dict[str, Any]) -> Iterator[Part]:
+    rounding, bounds = document.get("rounding"), document.get("certificates")
+    columns = (
+        Column("task", "name"),
+        Column("of queries", "mix", ".1%", rank=1),
+        Column("tokens", "tokens", ",.0f" if rounding else ",.2f"),
+        Column("service time", "service_time", ".4g", " s"),
+        Column("accuracy", "accuracy", ".4f"),
+        Column("of load", "load_share", ".1%", rank=2),
     )
-    steps = f"{number(answer['residual'], '.2g')} after {answer['steps']} steps"
-    lines = [*facts(answer, *MEASURES.values(), Column("status", "status")), ("residual", steps)]
+    yield Table(columns, document["tasks"])
+    steps = f"{number(document['residual'], '.2g')} after {document['steps']} steps"
+    told = [*facts(document, *MEASURES.values(), Column("status", "status")), ("residual", steps)]
     if rounding:
         lost, bound = (number(rounding[key], ".2g", " s") for key in ("gap", "gap_bound"))
-        lines.append(("lost by rounding", f"{lost} of objective, certified at most {bound}"))
+        told.append(("lost by rounding", f"{lost} of objective, certified at most {bound}"))
     if bounds:
         contraction, lipschitz = (number(bound, ".4g") for bound in bounds.values())
         verdict = "converges" if bounds["contraction_bound"] < 1 else "no guarantee"
-        lines.append(("contraction bound", f"{contraction} (fixed point: {verdict})"))
-        lines.append(("Lipschitz bound", f"{lipschitz} (step: its inverse)"))
-    yield lines
+        told.append(("contraction bound", f"{contraction} (fixed point: {verdict})"))
+        told.append(("Lipschitz bound", f"{lipschitz} (step: its inverse)"))
+    yield told

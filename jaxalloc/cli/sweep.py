@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from jaxalloc.cli.command import with_axes
 from jaxalloc.cli.errors import BadInput
 from jaxalloc.cli.options import (
     AsJson,
@@ -18,7 +19,6 @@ from jaxalloc.cli.options import (
     Tolerance,
     check_target,
     make_solver,
-    with_field_flags,
 )
 from jaxalloc.cli.sweep_answer import (
     FAILED,
@@ -55,18 +55,14 @@ if TYPE_CHECKING:
     from jaxalloc.sweep.processes import Group
     from jaxalloc.sweep.running import Outcome
 
+CLASS = WithOrder
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _NO_FOLDERS = (".csv", ".json", ".arrow", ".feather", ".xlsx", ".nc")  # someone means a file
 # What a picture needs of every row.
 _DRAWN = ("mean_system_time", "mean_accuracy", "status")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    panel = "Axes (for every task): a number, FROM:TO:COUNT or FROM:TO:COUNT:log"
-    app.command("sweep", cls=WithOrder)(with_field_flags(sweep, panel))
-
-
+@with_axes
 def sweep(
     context: typer.Context,
     study: Study,

@@ -130,11 +130,11 @@ def test_an_overloaded_server(command):
         ("queue qwen3-8b --plot a.txt", "--plot = 'a.txt' must end in .png"),
         ("trust nope.csv", "nope.csv does not exist"),
         ("trust a.txt", "must end in .csv"),
-        ("trust a.csv --utilization 2", "--utilization = 2 must be between 0 and 1"),
-        ("trust a.csv --utilization x", "--utilization = 'x' is not a number"),
+        ("trust a.csv --utilization 2", "--utilization = 2 must be a number between 0 and 1"),
+        ("trust a.csv --utilization x", "--utilization = x must be a number between 0 and 1"),
         ("trust a.csv --columns x", "--columns = 'x' must be FIELD=NAME"),
         ("trust a.csv --columns a=b,a=c", "--columns = a=b,a=c says a twice: drop one"),
-        ("trust a.csv --base-tokens -1", "--base-tokens = -1 must not be negative"),
+        ("trust a.csv --base-tokens -1", "--base-tokens = -1 must be a number at least 0"),
     ],
 )
 def test_bad_input(command, line, named):
