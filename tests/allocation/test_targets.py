@@ -10,7 +10,6 @@ import problems
 import pytest
 from convert import lane, stack
 from derivatives import FIELDS
-from scipy.optimize import minimize
 
 import jaxalloc
 from jaxalloc import (
@@ -100,48 +99,37 @@ def test_the_target_is_met_by_an_optimum(case, share):
     np.testing.assert_allclose(answer.objective[moves], value[moves], rtol=1e-10)
 
 
-@pytest.mark.parametrize("case", TWO_CASES)
+@pytest.mark.parametrize("case", CASES)
 def test_no_other_budgets_do_better(case):
-    """SciPy's SLSQP on the constrained problem itself, which knows no multiplier."""
+    """Near and far, whatever meets the cap or the goal is worth no more than what was found."""
     targets, moves = reachable(case)
     _, answer = all_lanes(case)(batch(), targets)
-    wanted = mean_accuracy if case == "time" else jaxalloc.objective
+    rng, shape = np.random.default_rng(0), (1000, *answer.tokens.shape)
+    low, high = batch().min_tokens[None], batch().max_tokens[None]
+    skew = rng.choice([0.3, 1.0, 3.0], (1000, 1, 1))  # towards many tokens, or few
+    anywhere = low + (high - low) * rng.uniform(0, 1, shape) ** skew
+    near = np.geomspace(1e-5, 1, 1000)[:, None, None]  # how far from the answer
+    found = answer.tokens[None]
+    others = jnp.clip(found + near * (anywhere - found), low, high)
+    gained = {
+        "time": mean_accuracy,
+        "accuracy": lambda w, x: -mean_system_time(w, x),
+        "tokens": jaxalloc.objective,
+    }[case]
+    sign = 1 if case == "accuracy" else -1
 
-    @jax.jit
-    def both(share, workload, target):
-        """Loss and room, with their gradients."""
+    def judged(workload, target, tokens, best):
+        """Whether tokens meet the target, and what they gain."""
+        room = sign * (CASES[case][1](workload, tokens) - target)
+        return room >= 0, gained(workload, tokens) - gained(workload, best)
 
-        def at(share):
-            width = workload.max_tokens - workload.min_tokens
-            tokens = workload.min_tokens + width * share
-            return jnp.array(
-                [-wanted(workload, tokens), 1 - CASES[case][1](workload, tokens) / target]
-            )
-
-        return at(share), jax.jacrev(at)(share)
-
-    for index in np.flatnonzero(moves)[:6]:
-        workload, target = lane(batch(), index), targets[index]
-        low, high = np.asarray(workload.min_tokens), np.asarray(workload.max_tokens)
-        start = (np.asarray(answer.tokens[index]) - low) / (high - low)
-
-        def part(i, slope, w=workload, t=target):
-            return lambda x: np.asarray(both(jnp.asarray(x), w, t)[slope][i])
-
-        found = minimize(
-            part(0, 0),
-            np.clip(start + 0.01, 0, 1) * 0.9,
-            jac=part(0, 1),
-            bounds=[(0, 1)] * 4,
-            method="SLSQP",
-            constraints={"type": "ineq", "fun": part(1, 0), "jac": part(1, 1)},
-            options={"ftol": 1e-14, "maxiter": 500},
-        )
-        mine = part(0, 0)(start)
-        assert part(1, 0)(start) >= -1e-9
-        if part(1, 0)(found.x) >= -1e-7:
-            assert mine <= found.fun + 1e-6 * abs(found.fun)
-        assert found.fun <= mine + 1e-3 * abs(mine)  # SLSQP did look
+    lanes = jax.vmap(judged, (0, 0, 0, 0))
+    meets, more = jax.jit(jax.vmap(lanes, (None, None, 0, None)))(
+        batch(), targets, others, answer.tokens
+    )
+    assert np.all(meets[:, moves].sum(axis=0) > 20)
+    scale = 1 + np.abs(jax.vmap(gained)(batch(), answer.tokens))
+    assert np.all(np.where(meets, more, -1)[:, moves] <= 1e-7 * scale[None, moves])
 
 
 def test_slack_caps_give_the_unconstrained_answer():

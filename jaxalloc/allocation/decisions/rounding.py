@@ -66,43 +66,25 @@ class Rounding(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What one way of rounding loses against the continuous optimum.
+    """What one way of rounding loses against the continuous optimum."""
 
-    Attributes:
-      tokens: [K] whole tokens.
-      loss: J at the optimum minus J at the tokens, s; inf where the queue is unstable there.
-      bound: what the loss cannot exceed (`round_tokens` derives it), s.
-      simulated: the same loss on sample paths with common random numbers, s; NaN without them.
-      low: lower end of its interval.
-      high: upper end.
-    """
-
-    tokens: Tokens
-    loss: Scalar
-    bound: Scalar
-    simulated: Scalar
-    low: Scalar
-    high: Scalar
+    tokens: Tokens  # whole ones
+    loss: Scalar  # J at the optimum minus J at the tokens, s; inf where the queue is unstable there
+    bound: Scalar  # what the loss cannot exceed (`round_tokens` derives it), s
+    simulated: Scalar  # the same loss on sample paths with common random numbers, s, or NaN
+    low: Scalar  # lower end of its interval
+    high: Scalar  # and the upper
 
 
 class RoundingLoss(NamedTuple):
-    """What `rounding_loss` returns.
+    """What `rounding_loss` returns; numbers are NaN where the status is not CONVERGED."""
 
-    Attributes:
-      tokens: [K] the continuous optimum between whole bounds (`round_tokens`).
-      objective: J there, s.
-      nearest: the `Loss` of the nearest integers.
-      floor: of the integers below.
-      best: of the best neighbours.
-      status: int32 `Status`; where it is not CONVERGED the numbers are NaN.
-    """
-
-    tokens: Tokens
-    objective: Scalar
-    nearest: Loss
-    floor: Loss
-    best: Loss
-    status: Int[Array, ""]
+    tokens: Tokens  # the continuous optimum between whole bounds (`round_tokens`)
+    objective: Scalar  # J there, s
+    nearest: Loss  # of the nearest integers
+    floor: Loss  # of the integers below
+    best: Loss  # of the best neighbours
+    status: Int[Array, ""]  # int32 `Status`
 
 
 def round_tokens(workload: Workload, allocation: Allocation, solver: Solver = Newton()) -> Rounding:
@@ -114,12 +96,10 @@ def round_tokens(workload: Workload, allocation: Allocation, solver: Solver = Ne
     fraction of the two.
 
     >>> import jaxalloc
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.1, mix=[0.5, 0.5], gain=0.5, decay=[1e-3, 1e-2], floor=0.0,
-    ...     base_time=0.1, time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=20.0)
+    >>> workload = jaxalloc.load("qwen3-8b").workload
     >>> rounding = jaxalloc.round_tokens(workload, jaxalloc.solve(workload))
     >>> rounding.best.tolist(), bool(0 <= rounding.gap <= rounding.gap_bound)
-    ([2066.0, 453.0], True)
+    ([4072.0, 4702.0, 704.0, 2245.0, 1393.0], True)
     """
     workload = one_workload(workload)
     if not isinstance(allocation, Allocation):
@@ -157,10 +137,7 @@ def rounding_loss(
       confidence: of the intervals.
 
     >>> import jaxalloc
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.1, mix=[0.5, 0.5], gain=0.5, decay=[1e-3, 1e-2], floor=0.0,
-    ...     base_time=0.1, time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=20.0)
-    >>> lost = jaxalloc.rounding_loss(workload)
+    >>> lost = jaxalloc.rounding_loss(jaxalloc.load("qwen3-8b").workload)
     >>> bool(0 <= lost.best.loss <= lost.nearest.loss <= lost.nearest.bound < 1e-4)
     True
     """

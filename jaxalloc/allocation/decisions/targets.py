@@ -29,7 +29,6 @@ from jaxalloc.allocation.solvers.solver import Solver
 
 # How well a target must be met, relative to its scale, for CONVERGED, or be within reach.
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
-_BISECTIONS = 200
 
 Measure = Callable[[Workload, Tokens], Scalar]
 
@@ -46,12 +45,10 @@ def solve_for_system_time(
     failed lane are NaN.
 
     >>> import jaxalloc
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
+    >>> workload = jaxalloc.load("qwen3-8b").workload
     >>> weight, best = jaxalloc.solve_for_system_time(workload, 1.0)
-    >>> print(f"{jaxalloc.mean_system_time(workload, best.tokens):.4f} s at {weight:.3f}")
-    1.0000 s at 7.028
+    >>> print(f"{jaxalloc.mean_system_time(workload, best.tokens):.4f} s at {weight:.2f}")
+    1.0000 s at 18.03
     """
     workload = one_workload(workload)
     target = number("seconds", seconds, workload)
@@ -69,12 +66,10 @@ def solve_for_accuracy(
     under `jax.jit`, `jax.vmap` and differentiation; derivatives of a failed lane are NaN.
 
     >>> import jaxalloc
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
+    >>> workload = jaxalloc.load("qwen3-8b").workload
     >>> weight, best = jaxalloc.solve_for_accuracy(workload, 0.45)
-    >>> print(f"{jaxalloc.mean_accuracy(workload, best.tokens):.4f} with {best.tokens[0]:.1f}")
-    0.4500 with 693.1
+    >>> print(f"{jaxalloc.mean_accuracy(workload, best.tokens):.4f} at {weight:.1f}")
+    0.4500 at 54.5
     """
     workload = one_workload(workload)
     target = number("accuracy", accuracy, workload)
@@ -105,12 +100,10 @@ def solve_for_mean_tokens(
       ValueError: both of `mean_tokens` and `price_per_token` are given, or neither.
 
     >>> import jaxalloc
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[0.5, 0.5], gain=[0.5, 0.3], decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=20.0)
+    >>> workload = jaxalloc.load("qwen3-8b").workload
     >>> price, best = jaxalloc.solve_for_mean_tokens(workload, 500.0)
-    >>> print(f"{(workload.mix * best.tokens).sum():.2f} tokens, {price:.2e} s each")
-    500.00 tokens, 3.17e-03 s each
+    >>> print(f"{(workload.mix * best.tokens).sum():.1f} tokens, {price:.2e} s each")
+    500.0 tokens, 1.19e-03 s each
     """
     if (mean_tokens is None) == (price_per_token is None):
         raise ValueError(
@@ -268,26 +261,23 @@ def _least_log_weight(workload: Workload, searching: Flag) -> Scalar:
 def _supremum(workload: Workload) -> Scalar:
     """The accuracy that a server of full utilization approaches, ρ -> 1.
 
-    The maximizer of Σ π p(l) with ρ = 1 balances A b e^{-b l} = ν c; ln ν by bisection.
+    The maximizer of Σ π p(l) with ρ = 1 balances A b e^{-b l} = ν c, where ρ falls with ν.
     """
+    workload = jax.lax.stop_gradient(workload)
     gains = workload.gain > 0
     steepest = jnp.where(gains, workload.gain * workload.decay / workload.time_per_token, 1)
 
-    def tokens_at(log_price: Scalar) -> Tokens:
-        wanted = (jnp.log(steepest) - log_price) / workload.decay
+    def tokens_at(cheapness: Scalar) -> Tokens:  # -ln ν
+        wanted = (jnp.log(steepest) + cheapness) / workload.decay
         wanted = jnp.clip(wanted, workload.min_tokens, workload.max_tokens)
         return jnp.where(gains, wanted, workload.min_tokens)
 
-    def halve(_: Any, bracket: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
-        low, high = bracket
-        middle = (low + high) / 2
-        over = utilization(workload, tokens_at(middle)) >= 1
-        return jnp.where(over, middle, low), jnp.where(over, high, middle)
+    def excess(cheapness: Scalar) -> Scalar:
+        return utilization(workload, tokens_at(cheapness)) - 1
 
-    low = jnp.min(jnp.log(steepest) - workload.decay * workload.max_tokens)
-    high = jnp.max(jnp.log(steepest) - workload.decay * workload.min_tokens)
-    bracket = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
-    return jax.lax.stop_gradient(mean_accuracy(workload, tokens_at(bracket[0])))
+    low = jnp.min(workload.decay * workload.min_tokens - jnp.log(steepest))
+    high = jnp.max(workload.decay * workload.max_tokens - jnp.log(steepest))
+    return mean_accuracy(workload, tokens_at(increasing_root(excess, low, high)))
 
 
 @jax.custom_jvp

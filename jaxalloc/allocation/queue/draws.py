@@ -44,15 +44,10 @@ def two_words(key: Array, shape: tuple[int, ...]) -> UInt32[Array, "2 ..."]:
 
 
 class Cells(NamedTuple):
-    """Where 32 random bits change their meaning.
+    """Where 32 random bits change their meaning."""
 
-    Attributes:
-      starts: [K] first value of each type; that of the first type is 0.
-      wrong: [K] first value of each type's wrong answers.
-    """
-
-    starts: Words
-    wrong: Words
+    starts: Words  # the first value of each type; that of the first type is 0
+    wrong: Words  # the first value of each type's wrong answers
 
 
 def make_cells(mix: Tokens, accuracy: Tokens) -> Cells:

@@ -11,7 +11,8 @@ about t² of the queries lie beyond a percentile, it has no upper end (inf).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,11 +74,16 @@ def student_quantile(confidence: float, freedom: int) -> float:
     return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
+@functools.partial(jax.jit, static_argnames=("confidence", "bits"))
 def measure(
     totals: Totals, levels: PerLevel, scale: Scalar, stable: Flag, confidence: float, bits: int
-) -> tuple[Measures, Measures, Measures]:
-    """Estimates and both ends of their intervals."""
-    of_type = totals.system_times.sum(axis=-1).astype(totals.sums.dtype)  # [G, K]
+) -> dict[str, Any]:
+    """What `FifoResult` says of the totals: estimates and both ends of their intervals, counts.
+
+    Counts are in the floating dtype, which holds more than 2^31.
+    """
+    dtype = totals.sums.dtype
+    of_type = totals.system_times.sum(axis=-1).astype(dtype)  # [G, K]
     waits, services, right = jnp.moveaxis(totals.sums, -1, 0)
     everyone = of_type.sum(axis=-1)
     t = student_quantile(confidence, GROUPS - 1)
@@ -106,10 +112,20 @@ def measure(
         "type_fraction_correct": ratio(right, of_type),
         "type_system_time_percentiles": jax.vmap(percentile, 1)(totals.system_times),
     }
-    estimate, low, high = (
-        Measures(**{name: interval[end] for name, interval in found.items()}) for end in range(3)
-    )
-    return estimate, low, high
+    ends = {
+        end: Measures(**{name: getattr(interval, end) for name, interval in found.items()})
+        for end in Interval._fields
+    }
+    means = (waits + services).sum(axis=-1) / everyone, right.sum(axis=-1) / everyone
+    return ends | {
+        "edges": edges,
+        "num_queries": everyone.sum(),
+        "num_of_type": of_type.sum(axis=0),
+        "wait_counts": totals.waits.sum(axis=0, dtype=dtype),
+        "system_time_counts": totals.system_times.sum(axis=0, dtype=dtype),
+        "group_means": jnp.stack(means, axis=-1),
+        "group_types": of_type / everyone[:, None],
+    }
 
 
 def paired_difference(first: Array, second: Array, confidence: float) -> Interval:

@@ -50,59 +50,34 @@ Edges = Float[Array, "bins"]
 
 
 class Shape(NamedTuple):
-    """What is fixed at compile time.
+    """What is fixed at compile time."""
 
-    Attributes:
-      lanes: replications of a block.
-      groups: sets of replications that are told apart in the totals.
-      queries: counted queries of a replication.
-      bits: log2 of the histogram's bins of an octave.
-      random_service: whether any type's service time varies.
-    """
-
-    lanes: int
-    groups: int
-    queries: int
-    bits: int
-    random_service: bool
+    lanes: int  # replications of a block
+    groups: int  # sets of replications that are told apart in the totals
+    queries: int  # counted ones of a replication
+    bits: int  # log2 of the histogram's bins of an octave
+    random_service: bool  # whether any type's service time varies
 
 
 class Scenario(NamedTuple):
-    """What a path depends on.
-
-    Attributes:
-      arrivals: how regular the gaps are, or the gaps themselves.
-      mean_gap: 1 / λ, s.
-      cells: types and answers.
-      time: [K] mean service times, s.
-      variability: [K] squared coefficients of variation of the service times.
-      scale: unit of the histograms, s.
-      warm_up: queries of every replication before the first that counts.
-    """
+    """What a path depends on."""
 
     arrivals: Arrivals
-    mean_gap: Scalar
-    cells: Cells
-    time: Tokens
-    variability: Tokens
-    scale: Scalar
-    warm_up: Int[Array, ""]
+    mean_gap: Scalar  # 1 / λ, s
+    cells: Cells  # types and answers
+    time: Tokens  # mean service times, s
+    variability: Tokens  # squared coefficients of variation of the service times
+    scale: Scalar  # unit of the histograms, s
+    warm_up: Int[Array, ""]  # queries of every replication before the first that counts
 
 
 class Totals(NamedTuple):
-    """What is summed over the counted queries, for every group and type.
+    """What is summed over the counted queries, for every group and type."""
 
-    Attributes:
-      sums: [G, K, 3] waits (s), service times (s), right answers.
-      gaps: [G] times between arrivals, s.
-      waits: [G, bins] histogram of the waits.
-      system_times: [G, K, bins] histogram of the system times of each type.
-    """
-
-    sums: Float[Array, "G K 3"]
-    gaps: PerGroup
-    waits: Int[Array, "G bins"]
-    system_times: Int[Array, "G K bins"]
+    sums: Float[Array, "G K 3"]  # waits (s), service times (s), right answers
+    gaps: PerGroup  # times between arrivals, s
+    waits: Int[Array, "G bins"]  # histogram
+    system_times: Int[Array, "G K bins"]  # histograms
 
 
 class _Queries(NamedTuple):

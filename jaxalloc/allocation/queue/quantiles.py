@@ -62,12 +62,11 @@ def wait_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
     Differentiable, under `jax.jit` and `jax.vmap`; 0 up to 1 - ρ, inf where ρ >= 1; far in the tail
     as `system_time_quantile` says.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> print([f"{jaxalloc.wait_quantile(workload, jnp.array([900.0]), q):.3f}" for q in (.5, .9)])
-    ['0.000', '1.516']
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
+    >>> print([f"{jaxalloc.wait_quantile(workload, tokens, q):.2f} s" for q in (0.5, 0.9)])
+    ['0.00 s', '1.92 s']
     """
     workload, tokens = workload_and_tokens(workload, tokens)
     return _quantile(waits(workload, tokens), *_levels(q, workload))
@@ -80,12 +79,11 @@ def system_time_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
     it has kinks. It is inf where ρ >= 1. Beyond q = 1 - 1e-7 (float32: 0.998) it is that of the law
     of the tail, or NaN where that does not hold; a Python q keeps the digits of 1 - q.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> print(f"{jaxalloc.system_time_quantile(workload, jnp.array([900.0]), 0.9):.3f} s")
-    2.516 s
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
+    >>> print(f"{jaxalloc.system_time_quantile(workload, tokens, 0.9):.2f} s")
+    4.46 s
     """
     workload, tokens = workload_and_tokens(workload, tokens)
     return _quantile(system_times(workload, tokens), *_levels(q, workload))
@@ -94,12 +92,11 @@ def system_time_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
 def type_system_time_quantiles(workload: Workload, tokens: Tokens, q: Any) -> PerType:
     """The same for every type alone, s.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> print([f"{x:.3f}" for x in type_system_time_quantiles(workload, jnp.array([900.0]), 0.9)])
-    ['2.516']
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
+    >>> print([f"{x:.1f}" for x in jaxalloc.type_system_time_quantiles(workload, tokens, 0.9)])
+    ['5.3', '6.3', '2.9', '2.3', '3.8']
     """
     workload, tokens = workload_and_tokens(workload, tokens)
     return _quantiles_of_types(system_times(workload, tokens), *_levels(q, workload))
@@ -130,7 +127,7 @@ def _quantile(times: Times, q: Scalar, beyond: Scalar) -> Scalar:
 def _quantile_by_law(times: Times, q: Scalar, beyond: Scalar) -> Scalar:
     law = tail_law(times)
     far = (law.log_factor - jnp.log(jnp.where(beyond > 0, beyond, 1))) / law.rate
-    return jnp.where(_holds(times), far, jnp.nan)
+    return jnp.where(_holds(times, law), far, jnp.nan)
 
 
 class TailLaw(NamedTuple):
@@ -176,14 +173,13 @@ def tail_law(times: Times) -> TailLaw:
     return TailLaw(theta / unit * known, factor * known)
 
 
-def _holds(times: Times) -> Flag:
+def _holds(times: Times, law: TailLaw) -> Flag:
     """Whether the law of the tail agrees with the inversion, up to the last level of that.
 
     What it is off by swings within bounds that fall: so it is looked at in several places, from
     half of that time on. Where it holds there, it holds beyond, for it only gets better.
     """
-    times = jax.lax.stop_gradient(times)
-    law, dtype = tail_law(times), times.idle.dtype
+    (times, law), dtype = jax.lax.stop_gradient((times, law)), times.idle.dtype
     last = law.log_factor - math.log(_LEAST_INVERTED[str(dtype)])
     places = last * jnp.linspace(0.5, 1, _PLACES, dtype=dtype)
     reached = jax.lax.map(lambda at: cdf(times, at / law.rate), places)
@@ -235,15 +231,12 @@ def largest_arrival_rate(workload: Workload, tokens: Tokens, seconds: Any, q: An
     plays no part. NaN where not even single queries meet the target. Differentiable, under
     `jax.jit` and `jax.vmap`.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> tokens = jnp.array([900.0])  # 1 s of service
-    >>> print(f"{jaxalloc.largest_arrival_rate(workload, tokens, 2.0):.4f} / s")
-    0.6667 / s
-    >>> print(f"{jaxalloc.largest_arrival_rate(workload, tokens, 2.0, q=0.95):.4f} / s")
-    0.2870 / s
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
+    >>> rates = [jaxalloc.largest_arrival_rate(workload, tokens, 9.0, q) for q in (None, 0.95)]
+    >>> print([f"{rate:.3f} / s" for rate in rates])
+    ['0.366 / s', '0.215 / s']
     """
     workload, tokens = workload_and_tokens(workload, tokens)
     target = number("seconds", seconds, workload)
@@ -282,22 +275,22 @@ def _rate_of_quantile(
 
     least = jnp.where(deep, _LEAST_LOAD, 0).astype(first.dtype)
     load = increasing_root(excess, least, jnp.ones_like(first))
-    known = jax.lax.cond(deep, _holds, lambda times: jnp.array(True), at(load))
-    rate = jnp.where(served, jnp.where(known, load / first, jnp.nan), jnp.inf)
+    good = jax.lax.cond(
+        deep, lambda there: _holds(there, tail_law(there)), lambda _: jnp.array(True), at(load)
+    )
+    rate = jnp.where(served, jnp.where(good, load / first, jnp.nan), jnp.inf)
     return jnp.where(reachable & (q > 0), rate, jnp.nan)
 
 
 def largest_rates_along(workload: Workload, tokens: Any, seconds: Any, q: Any = None) -> PerPoint:
     """`largest_arrival_rate` at each of [W, K] tokens, such as those of a `Frontier`.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> curve = jaxalloc.frontier(workload, jnp.array([4.0, 8.0]))
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> curve = jaxalloc.frontier(workload, [4.0, 8.0])
     >>> rates = jaxalloc.largest_rates_along(workload, curve.allocation.tokens, 2.0)
     >>> print([f"{rate:.2f}" for rate in rates])  # the more accurate, the fewer
-    ['1.80', '0.90']
+    ['3.47', '3.38']
     """
     workload = one_workload(workload)
     points = cast(as_array("tokens", tokens), workload.dtype)

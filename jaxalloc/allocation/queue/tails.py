@@ -46,17 +46,11 @@ _EXP_TERMS, _LOG_TERMS = 12, 30  # in float64; float32 needs half of them
 
 
 class Services(NamedTuple):
-    """A mixture of service times: deterministic or gamma.
+    """A mixture of service times: deterministic or gamma."""
 
-    Attributes:
-      mix: [K] probabilities.
-      time: [K] means, s.
-      variability: [K] squared coefficients of variation; None where all are known to be 0, which
-        leaves half of the work undone.
-    """
-
-    mix: Tokens
-    time: Tokens
+    mix: Tokens  # probabilities
+    time: Tokens  # means, s
+    # Squared coefficients of variation; None where all are known to be 0, which halves the work.
     variability: Tokens | None
 
     @property
@@ -68,19 +62,12 @@ class Services(NamedTuple):
 
 
 class Times(NamedTuple):
-    """The law of W + S: a wait in the queue, and a service that does not depend on it.
+    """The law of W + S: a wait in the queue, and a service that does not depend on it."""
 
-    Attributes:
-      rate: λ, queries / s.
-      idle: d = 1 - ρ; the queue is stable iff it is positive.
-      services: what is waited for.
-      own: S.
-    """
-
-    rate: Scalar
-    idle: Scalar
-    services: Services
-    own: Services
+    rate: Scalar  # λ, queries / s
+    idle: Scalar  # d = 1 - ρ; the queue is stable iff it is positive
+    services: Services  # what is waited for
+    own: Services  # S
 
 
 def system_times(workload: Workload, tokens: Tokens) -> Times:
@@ -104,12 +91,11 @@ def wait_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
 
     Works under `jax.jit`, `jax.vmap` and differentiation; by `seconds` that gives the density.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> print(f"{jaxalloc.wait_cdf(workload, jnp.array([900.0]), 1.0):.4f}")  # e^0.5 / 2
-    0.8244
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
+    >>> print([f"{jaxalloc.wait_cdf(workload, tokens, x):.3f}" for x in (0.0, 1.0, 9.0)])
+    ['0.779', '0.850', '0.999']
     """
     workload, tokens = workload_and_tokens(workload, tokens)
     return cdf(waits(workload, tokens), number("seconds", seconds, workload))
@@ -121,13 +107,11 @@ def system_time_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
     Works under `jax.jit`, `jax.vmap` and differentiation; by `seconds` that gives the density
     between the jumps.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> tokens = jnp.array([900.0])
-    >>> print([f"{jaxalloc.system_time_cdf(workload, tokens, x):.4f}" for x in (0.99, 1.0, 2.0)])
-    ['0.0000', '0.5000', '0.8244']
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
+    >>> print([f"{jaxalloc.system_time_cdf(workload, tokens, x):.3f}" for x in (1.0, 9.0)])
+    ['0.322', '0.994']
     """
     workload, tokens = workload_and_tokens(workload, tokens)
     return cdf(system_times(workload, tokens), number("seconds", seconds, workload))

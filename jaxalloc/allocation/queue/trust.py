@@ -44,30 +44,22 @@ _COARSE = 0.1  # mean gaps: a finer grid changes nothing
 class Comparison(NamedTuple):
     """Prediction against replay at one utilization; times in s.
 
-    Attributes:
-      utilization: service time over the trace's time.
-      predicted: mean system time by Pollaczek-Khinchine.
-      replayed: mean system time of the trace.
-      error: (predicted - replayed) / replayed.
-      low, high: between them 99 % of M/G/1 paths as short as the trace have their mean.
-      shuffled: mean system time with gaps and services in random order (mean of 50).
-      gaps_shuffled, services_shuffled: with one of them in random order, the other as it was.
-      causes: s that the mean system time gains over the M/G/1 paths by the distribution of the
-        gaps, by their order, by the order of the services, and by both orders together.
-      verdict: "trusted" (the error is at most 10 %, or not certain), "with care" (at most 30 %),
-        "not trusted", or "too short to tell" (an error of more than 30 % would not be certain
-        either).
+    The verdict is "trusted" (the error is at most 10 %, or not certain), "with care" (at most
+    30 %), "not trusted", or "too short to tell" (an error of more than 30 % would not be certain
+    either).
     """
 
-    utilization: float
-    predicted: float
-    replayed: float
-    error: float
-    low: float
-    high: float
-    shuffled: float
-    gaps_shuffled: float
-    services_shuffled: float
+    utilization: float  # service time over the trace's time
+    predicted: float  # mean system time by Pollaczek-Khinchine
+    replayed: float  # mean system time of the trace
+    error: float  # (predicted - replayed) / replayed
+    low: float  # 99 % of M/G/1 paths as short as the trace have their mean between this
+    high: float  # and that
+    shuffled: float  # mean system time with gaps and services in random order (mean of 50)
+    gaps_shuffled: float  # with the gaps in random order, the services as they were
+    services_shuffled: float  # with the services in random order, the gaps as they were
+    # What the mean system time gains over the M/G/1 paths by the distribution of the gaps, by their
+    # order, by the order of the services, and by both orders together.
     causes: dict[str, float]
     verdict: str
 
@@ -75,35 +67,24 @@ class Comparison(NamedTuple):
 class Trust(NamedTuple):
     """What `trust` returns.
 
-    Attributes:
-      num_queries: N.
-      grid: s, the step of the times where they are rounded so coarsely that many coincide; they
-        are then spread at random over their steps before all else. None: they are not.
-      arrival_rate: 1 / s.
-      arrival_cv: coefficient of variation of the gaps; 1 is Poisson.
-      autocorrelation: [10] of the gaps, at lags 1 to 10; 0 is Poisson.
-      noise: beyond ± this an autocorrelation is no accident (99 %).
-      rate_range: least and largest arrival rate among ten parts with as many queries each.
-      load_range: the same for arrival rate times mean service, over that of the whole trace.
-      service_cv: coefficient of variation of the services.
-      comparisons: one a utilization.
-      verdict: the worst of theirs; "too short to tell" unless the trace tells at most of the
-        utilizations, or already tells that one is to be used with care.
-      sentence: what they say, in plain words.
+    The verdict is the worst of the comparisons'; "too short to tell" unless the trace tells at most
+    of the utilizations, or already tells that one is to be used with care.
     """
 
     num_queries: int
+    # s, the step of the times where they are rounded so coarsely that many coincide; they are then
+    # spread at random over their steps before all else. None: they are not.
     grid: float | None
-    arrival_rate: float
-    arrival_cv: float
-    autocorrelation: list[float]
-    noise: float
-    rate_range: tuple[float, float]
-    load_range: tuple[float, float]
-    service_cv: float
-    comparisons: list[Comparison]
+    arrival_rate: float  # 1 / s
+    arrival_cv: float  # coefficient of variation of the gaps; 1 is Poisson
+    autocorrelation: list[float]  # of the gaps, at lags 1 to 10; 0 is Poisson
+    noise: float  # beyond ± this an autocorrelation is no accident (99 %)
+    rate_range: tuple[float, float]  # of the arrival rate, among ten parts of as many queries
+    load_range: tuple[float, float]  # of rate times mean service, over that of the whole trace
+    service_cv: float  # coefficient of variation of the services
+    comparisons: list[Comparison]  # one a utilization
     verdict: str
-    sentence: str
+    sentence: str  # what they say, in plain words
 
 
 def trust(
