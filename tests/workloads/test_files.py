@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from jaxalloc.allocation.model.domain import FIELDS
 from jaxalloc.workloads import files as workloads
