@@ -179,8 +179,7 @@ def check_seed(seed: int) -> None:
 
 def check_target(path: Path | None, suffixes: tuple[str, ...], name: str) -> None:
     """Complain before any computing about a file that could not be written."""
-    from jaxalloc.files import unfinished_file
-    from jaxalloc.sweep.parquet import check_target as check
+    from jaxalloc.files import check_target as check, unfinished_file
 
     if path is None:
         return

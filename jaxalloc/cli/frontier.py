@@ -101,12 +101,13 @@ def _answer(file: WorkloadFile, weights: str, targets: dict[str, float]) -> dict
     import numpy as np
 
     import jaxalloc
-    from jaxalloc.sweep.allocations import parse_axis
+    from jaxalloc.sweep.allocations import quantity_of
+    from jaxalloc.sweep.axes import read_axis
     from jaxalloc.workloads.files import to_workload
 
     workload = to_workload(file)
     try:
-        axis = parse_axis("accuracy_weight", weights, file.task_names)
+        axis = read_axis("accuracy_weight", weights, quantity_of("accuracy_weight", ()))
     except ValueError as error:
         raise BadInput(f"--weights: {error}") from None
     curve = jax.tree.map(np.asarray, jax.jit(jaxalloc.frontier)(workload, axis.values))

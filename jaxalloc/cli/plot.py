@@ -56,14 +56,14 @@ def plot(
     as_json: AsJson = False,
 ) -> None:
     """Draw maps over two axes, the frontier, or policies side by side."""
-    from jaxalloc.sweep.stored import open_stored
+    from jaxalloc.sweep.stored import open as open_sweep
 
     if kind is not None and kind not in KINDS:
         raise BadInput(f"--kind = {kind!r} is unknown: give one of {', '.join(KINDS)}")
     out = Path(f"{sweep.resolve().stem}.png") if out is None else out
     check_target(out, PICTURES, "--out")
     try:
-        stored = open_stored(sweep)
+        stored = open_sweep(sweep)
         chosen = kind or _suitable(stored)
         columns = [name.strip() for name in values.split(",")] if values else None
         _check_names(stored, x, y, columns)
@@ -213,21 +213,18 @@ def _frontier(stored: Stored) -> Figure:
     """Accuracy against time along the accuracy weight."""
     from jaxalloc.cli.plots.frontier import frontier_figure
     from jaxalloc.sweep.axes import Axis
-    from jaxalloc.sweep.designs import Grid
+    from jaxalloc.sweep.designs import grid
 
     if "accuracy_weight" not in stored.axes or stored.plan["design"] != "grid":
         raise BadInput("--kind = frontier needs a grid with an axis accuracy_weight: give another")
     arrays = stored.to_xarray(["status", "mean_system_time", "mean_accuracy"])
-    named = [name.partition(".") for name in stored.axes]
-    grid = Grid(
-        tuple(
-            Axis(field, task or None, arrays[label].values, _is_log(stored, label))
-            for label, (field, _, task) in zip(stored.axes, named, strict=True)
-        )
-    )
+    axes = [
+        Axis(label, arrays[label].values, "log" if _is_log(stored, label) else "linear")
+        for label in stored.axes
+    ]
     names = ("status", "mean_system_time", "mean_accuracy")
     columns = {name: arrays[name].values.ravel() for name in names}
-    return frontier_figure(grid, columns, stored.path.stem)
+    return frontier_figure(grid(tuple(axes)), columns, stored.path.stem)
 
 
 def _policies(stored: Stored, x: str | None, y: str | None, columns: list[str] | None) -> Figure:
