@@ -157,11 +157,11 @@ def _check_plot(plan: Plan, plot: Path | None) -> None:
 
 def _looked(plan: Plan, out: Path | None, chunk_size: int | None) -> dict[str, Any]:
     """What is damaged in a folder; without one, what the sweep would take."""
+    from jaxalloc.sweep.chunks import estimate
     from jaxalloc.sweep.folder import verify
-    from jaxalloc.sweep.running import estimate
 
     if out is None:
-        return estimate(plan, chunk_size)._asdict()
+        return estimate(plan, chunk_size)
     count, damaged = verify(out, plan)
     return {"out": str(out), "parts": count, "damaged": damaged}
 
@@ -226,7 +226,7 @@ def _run(
             ) from None
     if stop() and not outcome.complete:
         kept = f": what was solved is in {parts_of(where)}: run it again with --resume"
-        message = f"interrupted after {outcome.done:,} of {plan.size:,} configurations"
+        message = f"interrupted after {outcome.statuses.total():,} of {plan.size:,} configurations"
         say(message + (kept if out else ""))
         raise typer.Exit(INTERRUPTED)
     return outcome

@@ -72,8 +72,9 @@ def print_answer(document: dict[str, Any]) -> None:
         totals.add_row(name, words)
     show(totals)
     if "status" in document and "out" in document:
-        done = f"wrote {document['out']}" if document["solved"] else f"{document['out']} is complete"
-        rest = f"{document['out']} is not complete: other processes, or --resume, do the rest"
+        out = document["out"]
+        done = f"wrote {out}" if document["solved"] else f"{out} is complete"
+        rest = f"{out} is not complete: other processes, or --resume, do the rest"
         show(done if document["complete"] else rest)
     if "plot" in document:
         show(f"wrote {document['plot']}")

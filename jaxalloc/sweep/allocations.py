@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from jaxalloc.allocation.model.objective import mean_accuracy
 from jaxalloc.allocation.model.workload import Workload
 from jaxalloc.allocation.optimum.optimum import Allocation, Status, classify, solve
 from jaxalloc.backend.dispatch import dispatch
+from jaxalloc.messages import suggest
 from jaxalloc.sweep.axes import Array, Columns, Quantity
 from jaxalloc.sweep.designs import Design, fill
 
@@ -45,9 +45,7 @@ def quantity_of(label: str, tasks: Sequence[str]) -> Quantity:
             f"axis {label}: the sum of mix is fixed at 1: give the share of one task, mix.TASK"
         )
     if field not in FIELDS:
-        close = difflib.get_close_matches(field, SCALARS, n=1)
-        fix = f"did you mean {close[0]}?" if close else f"give one of {', '.join(SCALARS)}"
-        raise ValueError(f"axis {label}: {field!r} is no field: {fix}")
+        raise ValueError(f"axis {label}: {field!r} is no field: {suggest(field, SCALARS)}")
     if task and not FIELDS[field].per_type:
         raise ValueError(f"axis {label}: {field} has one value a server: drop .{task}")
     if task and task not in tasks:
@@ -143,7 +141,7 @@ class Allocations:
     def workloads(self, rows: Columns) -> Workload:
         """[B] configurations as workloads of NumPy arrays: the base with the columns put in."""
         dtype, count = self.dtype(), len(next(iter(rows.values()), [0]))
-        fields: dict[str, Array] = {
+        fields: dict[str, Any] = {
             name: np.broadcast_to(np.asarray(leaf, dtype), (count, *np.shape(leaf)))
             for name, leaf in vars(self.base).items()
         }

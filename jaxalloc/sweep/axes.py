@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxalloc.messages import shown
+
 Array = np.ndarray[Any, Any]
 Columns = dict[str, Array]
 
@@ -89,7 +91,9 @@ class Axis:
         low, high = self.ends()
         whole = self.values.dtype.kind == "i"
         end = high + 1 if whole else high
-        values = low * np.exp(share * math.log(end / low)) if self.log else low + share * (end - low)
+        values = (
+            low * np.exp(share * math.log(end / low)) if self.log else low + share * (end - low)
+        )
         values = np.clip(np.floor(values) if whole else values, low, high)
         return values.astype(self.values.dtype)
 
@@ -124,7 +128,7 @@ def read_axis(label: str, given: Any, quantity: Quantity, *, drawn: bool = False
             if problem:
                 raise ValueError(f": {problem}")
     except ValueError as error:
-        raise ValueError(f"axis {label} = {shorten(given)}{error}") from None
+        raise ValueError(f"axis {label} = {shown(given)}{error}") from None
     return axis
 
 
@@ -183,7 +187,7 @@ def _parse(label: str, text: str, kind: str, drawn: bool) -> Axis:
         raise ValueError(f" has {count} values: give at least 2, or a number")
     if count > MAX_VALUES:
         raise ValueError(f" has {count} values: give at most {MAX_VALUES}")
-    values = (np.geomspace if spacing == "log" else np.linspace)(*ends, count)
+    values = (np.geomspace if spacing == "log" else np.linspace)(ends[0], ends[1], count)
     if kind == "whole":  # 16:4096:9:log is powers of two, but for rounding
         near = np.rint(values)
         values = np.where(np.isclose(values, near, rtol=1e-12, atol=0), near, values)
@@ -199,15 +203,6 @@ def check_whole(name: str, value: Any, least: int, most: int) -> int:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or not least <= value <= most:
         raise ValueError(
-            f"{name} = {shorten(value)} must be a whole number from {least} to {most}: give another"
+            f"{name} = {shown(value)} must be a whole number from {least} to {most}: give another"
         )
     return int(value)
-
-
-def shorten(given: Any) -> str:
-    """A value as one line that is not too long."""
-    try:
-        text = " ".join(repr(given).split())
-    except ValueError:  # Python writes no number of more than 4,300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 60 else text[:59] + "…"

@@ -52,9 +52,7 @@ class Design:
             return {axis.label: axis.values[start:stop] for axis in self.axes}
         if self.kind == "grid":
             places = np.unravel_index(np.arange(start, stop), self.shape) if self.axes else ()
-            return {
-                axis.label: axis.values[at] for axis, at in zip(self.axes, places, strict=True)
-            }
+            return {axis.label: axis.values[at] for axis, at in zip(self.axes, places, strict=True)}
         if self.kind == "random":
             shares = [_uniform(self.seed, k, start, stop) for k in range(len(self.axes))]
         else:

@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 
 from jaxalloc.backend.chunks import num_cores
 from jaxalloc.files import check_parent
+from jaxalloc.sweep.axes import check_whole
+from jaxalloc.sweep.designs import MAX_CONFIGURATIONS
 from jaxalloc.sweep.parts import about, damage_of, part_name, seal, seal_name, unseal, write
 from jaxalloc.sweep.plans import Plan
 
@@ -47,8 +49,15 @@ class Found(NamedTuple):
     damaged: dict[str, str]
 
 
-def new_manifest(plan: Plan, chunk_size: int) -> dict[str, Any]:
-    """What a sweep is, and with what it is begun here."""
+def new_manifest(plan: Plan, chunk_size: int | None = None) -> dict[str, Any]:
+    """What a sweep is, and with what it is begun here.
+
+    Raises:
+      ValueError: the size of a chunk is none.
+    """
+    if chunk_size is not None:
+        check_whole("--chunk-size", chunk_size, 1, MAX_CONFIGURATIONS)
+    rows = min(chunk_size or plan.chunk_size, plan.size)
     versions = {"python": platform.python_version()}
     for name in ("jaxalloc", "jax", "jaxlib", "numpy", "pyarrow"):
         try:
@@ -60,8 +69,8 @@ def new_manifest(plan: Plan, chunk_size: int) -> dict[str, Any]:
         "plan": plan.describe(),
         "plan_hash": plan.digest,
         "configurations": plan.size,
-        "chunk_size": chunk_size,
-        "chunks": -(-plan.size // chunk_size),
+        "chunk_size": rows,
+        "chunks": -(-plan.size // rows),
         "shape": list(plan.design.shape),
         "columns": plan.columns,
         "dtype": plan.job.dtype().name,
@@ -110,19 +119,18 @@ def join(
     others = [entry for entry in entries if not _OWN.fullmatch(entry)]
     if manifest is None and others:
         raise ValueError(f"{name} holds {others[0]!r} and no manifest of a sweep: give another")
-    wanted = min(chunk_size or plan.chunk_size, plan.size)
-    fresh = new_manifest(plan, wanted)
+    fresh = new_manifest(plan, chunk_size)
     if manifest is not None:
         _compare(name, manifest, fresh)
     found = inspect(path, fresh, whole)
     sizes = {one["chunk_size"] for one in (*found.parts.values(), *filter(None, [manifest]))}
     if len(sizes) > 1:
         raise ValueError(f"{name} holds parts of {sorted(sizes)} rows: keep those of one size")
-    if sizes and chunk_size is not None and sizes != {wanted}:
+    if chunk_size is not None and sizes - {fresh["chunk_size"]}:
         raise ValueError(
             f"--chunk-size = {chunk_size}: {path} has chunks of {sizes.pop()} rows: drop it"
         )
-    fresh = new_manifest(plan, *(sizes or {wanted}))
+    fresh = new_manifest(plan, *sizes) if sizes else fresh
     beyond = found.damaged.keys() - set(map(part_name, range(fresh["chunks"])))
     if beyond:
         raise ValueError(f"{name} holds {min(beyond)}, which is no part of it: move it away")

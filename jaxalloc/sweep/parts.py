@@ -161,8 +161,8 @@ def write_one_file(
     parts: Sequence[Path], path: Path, schema: pa.Schema, repeating: Sequence[str]
 ) -> None:
     """Put the rows of all parts into one Parquet file, which appears when it is whole."""
-    with new_file(path) as file:
-        with pq.ParquetWriter(file, schema, use_dictionary=repeating, **OPTIONS) as writer:
-            for part in parts:
-                table = pq.ParquetFile(part, page_checksum_verification=True).read()
-                writer.write_table(table.replace_schema_metadata(schema.metadata))
+    options = OPTIONS | {"use_dictionary": list(repeating)}
+    with new_file(path) as file, pq.ParquetWriter(file, schema, **options) as one:
+        for part in parts:
+            table = pq.ParquetFile(part, page_checksum_verification=True).read()
+            one.write_table(table.replace_schema_metadata(schema.metadata))

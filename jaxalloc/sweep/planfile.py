@@ -16,7 +16,6 @@ seed = "0:19:20"
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -29,8 +28,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from jaxalloc.allocation.solvers.fixed_point import FixedPoint
 from jaxalloc.allocation.solvers.newton import Newton
 from jaxalloc.allocation.solvers.projected_gradient import ProjectedGradient
-from jaxalloc.sweep.axes import shorten
-from jaxalloc.traces.readers import SUFFIXES
+from jaxalloc.messages import shown, suggest
+from jaxalloc.tables import SUFFIXES
 from jaxalloc.workloads.files import builtin_names
 
 SOLVERS = {
@@ -125,11 +124,9 @@ def _describe(error: Mapping[str, Any]) -> str:
     """One error of pydantic's as one line of ours."""
     known = {name: info.description for name, info in PlanFile.model_fields.items()}
     field = ".".join(str(part) for part in error["loc"])
-    value, kind = shorten(error["input"]), error["type"]
+    value, kind = shown(error["input"]), error["type"]
     if kind == "extra_forbidden":
-        close = difflib.get_close_matches(field, known, n=1)
-        fix = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(known)}"
-        return f"{field} = {value} is not a field of a plan: {fix}"
+        return f"{field} = {value} is not a field of a plan: {suggest(field, known)}"
     wanted = known.get(field, "another")
     if "ctx" in error and kind.startswith(("greater", "less")):
         limit = next(iter(error["ctx"].values()))

@@ -16,7 +16,7 @@ from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
 from jaxalloc.scheduling.simulation import simulate
-from jaxalloc.sweep.axes import Array, Columns
+from jaxalloc.sweep.axes import Columns
 from jaxalloc.sweep.designs import Design
 from jaxalloc.sweep.settings import Instance, make_instance, read_fixed, trace_digests
 from jaxalloc.traces.words import policy_keys
@@ -130,7 +130,7 @@ class Schedules:
         empty = first._replace(requests=jax.tree.map(lambda leaf: leaf[:0], first.requests))
         lanes = [one or empty for one in made]
 
-        def padded(name: str, dtype: Any = np.int32) -> Array:
+        def padded(name: str, dtype: Any = np.int32) -> Any:
             leaves = np.zeros((len(lanes), self.num_requests), dtype)
             for leaf, one in zip(leaves, lanes, strict=True):
                 values = getattr(one.requests, name)

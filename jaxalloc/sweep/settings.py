@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import math
@@ -12,13 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxalloc.messages import suggest
 from jaxalloc.scheduling import policies
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.sweep.axes import Quantity, read_axis
+from jaxalloc.tables import SUFFIXES
 from jaxalloc.traces.intervals import calibration
-from jaxalloc.traces.readers import SUFFIXES, read_trace
+from jaxalloc.traces.readers import read_trace
 from jaxalloc.traces.trace import Trace
 from jaxalloc.traces.words import (
     POLICIES,
@@ -92,8 +93,7 @@ def quantity_of(label: str) -> Quantity:
       ValueError: there is no such setting; names the axis and the fix.
     """
     if label not in SETTINGS:
-        close = difflib.get_close_matches(label, SETTINGS, n=1)
-        fix = f"did you mean {close[0]}?" if close else f"give one of {', '.join(SETTINGS)}"
+        fix = suggest(label, SETTINGS)
         raise ValueError(f"axis {label}: {label!r} is no setting of a schedule: {fix}")
     return Quantity(SETTINGS[label].kind, functools.partial(_problem, label))
 
@@ -185,9 +185,10 @@ def make_instance(settings: Mapping[str, Any]) -> Instance:
     in_seconds = batch_time is not None
     arrival = read_arrivals(values["arrivals"], trace, in_seconds, seed, stretch)
     report = calibration(trace.output, made)
+    sizes: dict[str, Any] = {"prompt": trace.prompt, "output": trace.output, **vars(made)}
     return Instance(
         _policy(values["policy"], int(values["aging"]), values["alpha"], values["beta"]),
-        Requests(prompt=trace.prompt, output=trace.output, arrival=arrival, **vars(made)),
+        Requests(arrival=arrival, **sizes),
         capacity,
         batch_time,
         None if rounds is None else int(rounds),

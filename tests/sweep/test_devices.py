@@ -8,10 +8,10 @@ import sys
 import time
 
 import pytest
+from jaxalloc.sweep.manifest import MANIFEST
 from sweeps import names
 
 from jaxalloc import sweep
-from jaxalloc.sweep.manifest import MANIFEST
 
 AXES = {"arrival_rate": "0.01:2:100:log", "accuracy_weight": "1:300:50:log"}
 LINE = ["sweep", "qwen3-8b", "--arrival-rate", AXES["arrival_rate"]]

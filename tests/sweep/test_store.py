@@ -3,8 +3,6 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from sweeps import names, small_disk
-
 from jaxalloc.sweep.parquet import (
     about_schema,
     check_target,
@@ -13,6 +11,7 @@ from jaxalloc.sweep.parquet import (
     schema_of,
     to_table,
 )
+from sweeps import names, small_disk
 
 COLUMNS = {"arrival_rate": "float64", "status": "text", "steps": "int32"}
 SCHEMA = schema_of(COLUMNS, {"workload": "mine"})
