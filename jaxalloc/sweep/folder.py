@@ -133,7 +133,7 @@ def join(
     fresh = new_manifest(plan, *sizes) if sizes else fresh
     beyond = found.damaged.keys() - set(map(part_name, range(fresh["chunks"])))
     if beyond:
-        raise ValueError(f"{name} holds {min(beyond)}, which is no part of it: move it away")
+        raise _foreign(name, min(beyond))
     if manifest is None:
         write(path / MANIFEST, seal(fresh).encode())
     return fresh, found
@@ -148,6 +148,8 @@ def _make(path: Path, name: str) -> None:
         path.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+    except FileNotFoundError:  # another process has made one file of it meanwhile
+        raise
     except OSError as error:
         raise ValueError(f"{name} cannot be written ({error.strerror}): give another") from None
 
@@ -164,31 +166,33 @@ def inspect(path: Path, fresh: Mapping[str, Any], whole: bool) -> Found:
     with ThreadPoolExecutor(num_cores()) as pool:
         judged = pool.map(lambda entry: _judge(path / entry, whole), files)
         for entry, (said, damage) in zip(files, judged, strict=True):
-            if said is None or not re.fullmatch(_PART, entry):
-                raise ValueError(f"{name} holds {entry}, which is no part: move it away")
-            label = (said.get("plan_hash"), part_name(said.get("chunk", -1)))
-            if said and label != (fresh["plan_hash"], entry):
-                raise ValueError(f"{name} holds {entry}, a part of another sweep: move it away")
-            if damage:
-                found.damaged[entry] = damage
+            known = said is None or (said.get("plan_hash"), part_name(said.get("chunk", -1))) == (
+                fresh["plan_hash"],
+                entry,
+            )
+            if not (known and re.fullmatch(_PART, entry)):
+                raise _foreign(name, entry)
+            if damage or said is None:
+                found.damaged[entry] = str(damage)
                 continue
             _compare(name, said, fresh)
             found.parts[said["chunk"]] = said
     return found
 
 
-def _judge(part: Path, whole: bool) -> tuple[dict[str, Any] | None, str | None]:
-    """What a part says of itself (nothing where it cannot), and what is wrong with it.
+def _foreign(name: str, entry: str) -> ValueError:
+    return ValueError(f"{name} holds {entry}, which is no part of this sweep: move it away")
 
-    None: it can be read, and was not written by a sweep.
-    """
+
+def _judge(part: Path, whole: bool) -> tuple[dict[str, Any] | None, str | None]:
+    """What a part says of itself, if it can be read; and what is wrong with it."""
     damage = damage_of(part, whole)
     if damage and part.with_name(seal_name(part.name)).exists():
-        return {}, damage
+        return None, damage
     try:
-        return about(pq.read_schema(part)) or None, damage
+        return about(pq.read_schema(part)), damage
     except (OSError, pa.ArrowException, ValueError) as error:
-        return {}, damage or str(error).splitlines()[0]
+        return None, damage or str(error).splitlines()[0]
 
 
 def _compare(name: str, manifest: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:

@@ -116,7 +116,8 @@ def run(
         share=share_of(process_id, num_processes),
         report=report or (lambda progress: None),
     )
-    return open_stored(path if outcome.complete else parts_of(Path(path)))
+    parts = parts_of(Path(path))
+    return open_stored(path if outcome.complete or not parts.exists() else parts)
 
 
 def share_of(process_id: int | None, num_processes: int | None) -> Share:
@@ -161,28 +162,35 @@ def run_plan(
     """
     began = time.perf_counter()
     folder, resume = parts_of(path), resume or share.num_processes > 1
+    done: Counter[str] | None = None
     if is_file(path):
         check_target(path, (".parquet",), "--out")
         done = _finished(path, plan) if resume and not folder.exists() else None
         if done and verify:
             raise ValueError(f"--verify: {path} is one file, which has no digests: drop it")
-        if done:
-            return Outcome(True, 0, done, {}, plan.chunk_size, time.perf_counter() - began)
-    manifest, found = join(folder, plan, resume=resume, chunk_size=chunk_size, whole=verify)
-    here = _solve_missing(plan, folder, manifest, found, share, report, stop)
-    statuses = sum((Counter(part["status"]) for part in found.parts.values()), Counter[str]())
-    complete = statuses.total() == plan.size
-    if complete:
-        tidy(folder)
-    if is_file(path):
-        if complete:
-            _join_parts(plan, folder, path, manifest | {"status": dict(statuses)})
-        elif not stop() and (done := _finished(path, plan)):  # by another process
-            complete, statuses = True, done
-        if complete:
-            shutil.rmtree(folder, ignore_errors=True)
+    here, damaged, rows = 0, {}, plan.chunk_size
+    try:
+        if not done:
+            manifest, found = join(folder, plan, resume=resume, chunk_size=chunk_size, whole=verify)
+            rows, damaged = manifest["chunk_size"], found.damaged
+            here = _solve_missing(plan, folder, manifest, found, share, report, stop)
+            done = sum((Counter(part["status"]) for part in found.parts.values()), Counter[str]())
+            if done.total() == plan.size:
+                tidy(folder)
+            if done.total() == plan.size and is_file(path):
+                schema = schema_of(plan.columns, manifest | {"status": dict(done)})
+                parts = [folder / part_name(number) for number in range(manifest["chunks"])]
+                write_one_file(parts, path, schema, plan.repeating)
+    except FileNotFoundError:
+        if not (is_file(path) and _finished(path, plan)):
+            raise
+    if is_file(path) and not stop():  # perhaps another process was first
+        done = _finished(path, plan) or done
+    done = done or Counter()
+    if is_file(path) and done.total() == plan.size:
+        shutil.rmtree(folder, ignore_errors=True)
     seconds = time.perf_counter() - began
-    return Outcome(complete, here, statuses, found.damaged, manifest["chunk_size"], seconds)
+    return Outcome(done.total() == plan.size, here, done, damaged, rows, seconds)
 
 
 def _solve_missing(
@@ -209,18 +217,14 @@ def _solve_missing(
 
     here, before = 0, plan.size - size(missing)
     total = before + size(own)
-    try:
-        for said in solve_chunks(plan, own, rows, keep, stop):
-            found.parts[said["chunk"]] = said
-            here += said["stop"] - said["start"]
-            report(Progress(before + here, total, here))
-        for number in missing:  # what other processes have written
-            part = folder / part_name(number)
-            if number not in found.parts and part.exists():
-                found.parts[number] = about(pq.read_schema(part))
-    except FileNotFoundError:
-        if folder.exists():  # else another process has made one file of it
-            raise
+    for said in solve_chunks(plan, own, rows, keep, stop):
+        found.parts[said["chunk"]] = said
+        here += said["stop"] - said["start"]
+        report(Progress(before + here, total, here))
+    for number in missing:  # what other processes have written
+        part = folder / part_name(number)
+        if number not in found.parts and part.exists():
+            found.parts[number] = about(pq.read_schema(part))
     return here
 
 
@@ -231,13 +235,3 @@ def _finished(path: Path, plan: Plan) -> Counter[str] | None:
     except (OSError, ValueError):
         return None
     return Counter(said["status"]) if is_of(said, new_manifest(plan)) else None
-
-
-def _join_parts(plan: Plan, folder: Path, path: Path, said: dict[str, Any]) -> None:
-    """Make one file of all parts, unless another process was first, and has removed them."""
-    parts = [folder / part_name(number) for number in range(said["chunks"])]
-    try:
-        write_one_file(parts, path, schema_of(plan.columns, said), plan.repeating)
-    except FileNotFoundError:
-        if not _finished(path, plan):
-            raise
