@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import (
-    PICTURES,
+from jaxalloc.cli.command import with_axes
+from jaxalloc.cli.compute import computing
+from jaxalloc.cli.errors import BadInput, complain
+from jaxalloc.cli.options import (
     AsJson,
     MaxSteps,
     PicturePath,
     Solver,
-    SolverName,
     Tolerance,
     check_target,
     make_solver,
-    with_field_flags,
 )
-from jaxalloc.cli.sweep_answer import FAILED, about_outcome, about_plan, complain, print_answer
+from jaxalloc.cli.report import deliver
+from jaxalloc.cli.sweep_answer import about_outcome, about_plan, failures, tables
 from jaxalloc.cli.sweep_flags import (
     WORDS,
     Axes,
@@ -44,21 +43,17 @@ from jaxalloc.cli.sweep_flags import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from jaxalloc.sweep.plans import Plan
     from jaxalloc.sweep.running import Outcome
 
+CLASS = WithOrder
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _NO_FOLDERS = (".csv", ".json", ".arrow", ".feather", ".xlsx", ".nc")  # someone means a file
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    flags = with_field_flags(
-        "AXIS", "Axes (for every task): a number, FROM:TO:COUNT or FROM:TO:COUNT:log"
-    )
-    app.command("sweep", cls=WithOrder)(flags(sweep))
-
-
+@with_axes
 def sweep(
     context: typer.Context,
     study: Study,
@@ -68,7 +63,7 @@ def sweep(
     points: Points = None,
     seed: Seed = 0,
     table: TableFile = None,
-    solver: Solver = SolverName.NEWTON,
+    solver: Solver = "newton",
     max_steps: MaxSteps = None,
     tolerance: Tolerance = None,
     out: Out = None,
@@ -89,7 +84,6 @@ def sweep(
     named = named_axes(context.meta[WORDS], numbers, axis or [])
     if out is not None and out.suffix.lower() in (".parquet", *_NO_FOLDERS):
         check_target(out, (".parquet",), "--out")
-    check_target(plot, PICTURES, "--plot")
     if out is None and (resume or verify):
         raise BadInput(f"{'--resume' if resume else '--verify'} needs what it is of: add --out")
     looks = dry_run or (verify and not resume)
@@ -97,10 +91,8 @@ def sweep(
         raise BadInput("--verify only reads: drop --plot and --dry-run, or add --resume")
     flags = {"design": design, "points": points, "seed": seed, "table": table}
     method = make_solver(solver, max_steps, tolerance)
-    from jaxalloc.cli.output import print_json
-    from jaxalloc.cli.precision import float64
-
-    with float64(), _as_bad_input():
+    wishes = {"resume": resume, "verify": verify, "chunk_size": chunk_size}
+    with computing(), tempfile.TemporaryDirectory(prefix="jaxalloc-") as folder:
         plan = _plan(study, named, flags, method)
         if out is None and plot is None and not dry_run:
             raise BadInput(
@@ -108,25 +100,22 @@ def sweep(
             )
         _check_plot(plan, plot)
         document = about_plan(study, plan)
+        where = Path(folder) / "sweep" if out is None else out  # nothing else is to be kept
         if looks:
-            document |= _looked(plan, None if dry_run else out, chunk_size)
+            document |= _looked(plan, None if dry_run else where, chunk_size)
         else:
-            wishes = {"resume": resume, "verify": verify, "chunk_size": chunk_size}
-            share = (process_id, num_processes)
-            document |= _swept(plan, out, wishes, share, as_json, plot)
-    (print_json if as_json else print_answer)(document)
-    if document.get("damaged"):
-        raise typer.Exit(FAILED)
-    if "status" in document:
-        complain(plan, document["status"])
-
-
-@contextmanager
-def _as_bad_input() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise BadInput(str(error)) from None
+            outcome = _run(plan, where, out, wishes, (process_id, num_processes), as_json)
+            document |= about_outcome(outcome, out)
+        failed = failures(plan, document)
+        deliver(
+            document,
+            tables(document),
+            figure=lambda: _frontier(plan, where),
+            plot=plot if document.get("complete") else None,
+            as_json=as_json,
+            lines=failed,
+            failed=bool(failed or document.get("damaged")),
+        )
 
 
 def _plan(study: str, named: list[tuple[str, str]], flags: dict[str, Any], solver: Any) -> Plan:
@@ -137,7 +126,7 @@ def _plan(study: str, named: list[tuple[str, str]], flags: dict[str, Any], solve
     if not is_plan_file(study):
         return plan(study, dict(named), solver=solver, **flags)
     given = [name for name, value in flags.items() if value not in (None, 0, "grid")]
-    if solver != make_solver(SolverName.NEWTON, None, None):
+    if solver != make_solver("newton", None, None):
         given.append("solver, max_steps or tolerance")
     if named or given:
         what = [name for name, _ in named] + given
@@ -166,32 +155,6 @@ def _looked(plan: Plan, out: Path | None, chunk_size: int | None) -> dict[str, A
     return {"out": str(out), "parts": count, "damaged": damaged}
 
 
-def _swept(
-    plan: Plan,
-    out: Path | None,
-    wishes: Mapping[str, Any],
-    share: tuple[int | None, int | None],
-    quiet: bool,
-    plot: Path | None,
-) -> dict[str, Any]:
-    """What came of the sweep, into a folder that is gone afterwards if no other is named."""
-    with tempfile.TemporaryDirectory(prefix="jaxalloc-") as folder:
-        where = Path(folder) / "sweep" if out is None else out
-        outcome = _run(plan, where, out, wishes, share, quiet)
-        document = about_outcome(outcome, out)
-        if plot is not None and outcome.complete:
-            from jaxalloc.cli.plots.frontier import frontier_figure
-            from jaxalloc.cli.plots.style import save
-            from jaxalloc.sweep.stored import open as open_sweep
-
-            columns = ["mean_system_time", "mean_accuracy", "status"]
-            table = open_sweep(where).table(columns)
-            drawn = {name: table[name].to_numpy() for name in columns}
-            save(frontier_figure(plan.design, drawn, plan.job.name), plot)
-            document["plot"] = str(plot)
-    return document
-
-
 def _run(
     plan: Plan,
     where: Path,
@@ -201,7 +164,6 @@ def _run(
     quiet: bool,
 ) -> Outcome:
     """Run the plan, and say what is kept where it ends early."""
-    from jaxalloc.cli.output import complain as say
     from jaxalloc.cli.sweep_progress import interruptible, progress
     from jaxalloc.sweep.running import Progress, parts_of, run_plan, share_of
 
@@ -227,6 +189,17 @@ def _run(
     if stop() and not outcome.complete:
         kept = f": what was solved is in {parts_of(where)}: run it again with --resume"
         message = f"interrupted after {outcome.statuses.total():,} of {plan.size:,} configurations"
-        say(message + (kept if out else ""))
+        complain(message + (kept if out else ""))
         raise typer.Exit(INTERRUPTED)
     return outcome
+
+
+def _frontier(plan: Plan, where: Path) -> Figure:
+    """The picture of a finished sweep."""
+    from jaxalloc.cli.plots.frontier import frontier_figure
+    from jaxalloc.sweep.stored import open as open_sweep
+
+    columns = ["mean_system_time", "mean_accuracy", "status"]
+    table = open_sweep(where).table(columns)
+    drawn = {name: table[name].to_numpy() for name in columns}
+    return frontier_figure(plan.design, drawn, plan.job.name)

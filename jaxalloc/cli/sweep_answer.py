@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from jaxalloc.cli.flags import ADVICE
-from jaxalloc.cli.output import complain as say
+from jaxalloc.cli.errors import complain
+from jaxalloc.cli.options import ADVICE
+from jaxalloc.cli.report import Part
 
 if TYPE_CHECKING:
     from jaxalloc.sweep.plans import Plan
     from jaxalloc.sweep.running import Outcome
 
-FAILED = 1
 _IMPOSSIBLE = "their requests cannot be scheduled: see capacity, intervals and stretch"
 
 
@@ -23,10 +21,10 @@ def about_plan(study: str, plan: Plan) -> dict[str, Any]:
     """What is swept, as plain Python."""
     described = plan.describe()
     axes = {a.label: a.describe() for a in plan.design.axes}
-    if described["design"] == "table":
-        axes = {axis.label: {"rows": plan.size} for axis in plan.design.axes}
+    if plan.design.kind == "table":
+        axes = {label: {"rows": plan.size} for label in axes}
     source = "workload" if plan.job.kind == "allocation" else "schedule"
-    about = {source: study, "design": described["design"], "configurations": plan.size}
+    about = {source: study, "design": plan.design.kind, "configurations": plan.size}
     if source == "workload":
         about["solver"] = described["solver"]["name"]
     return about | {"axes": axes}
@@ -34,6 +32,8 @@ def about_plan(study: str, plan: Plan) -> dict[str, Any]:
 
 def about_outcome(outcome: Outcome, out: Path | None) -> dict[str, Any]:
     """What came of it, as plain Python; names parts that were damaged."""
+    for name, reason in outcome.damaged.items():
+        complain(f"{name} was damaged ({reason}): solved again")
     document: dict[str, Any] = {
         "status": dict(outcome.statuses),
         "complete": outcome.complete,
@@ -42,45 +42,39 @@ def about_outcome(outcome: Outcome, out: Path | None) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "per_second": outcome.here / outcome.seconds,
     }
-    for name, reason in outcome.damaged.items():
-        say(f"{name} was damaged ({reason}): solved again")
     return document | ({"out": str(out)} if out is not None else {})
 
 
-def complain(plan: Plan, statuses: Mapping[str, int]) -> None:
-    """Say what failed, and exit with 1 if anything did."""
-    failed = {name: statuses[name] for name in plan.job.failures if statuses.get(name)}
-    for name, count in failed.items():
-        advice = ADVICE[name] if plan.job.kind == "allocation" else _IMPOSSIBLE
-        say(f"{name}: {count:,} configurations: {advice}")
-    if plan.job.kind == "schedule" and not statuses.get("FINISHED"):
-        say("no configuration finished: raise capacity or max_rounds")
-        failed["FINISHED"] = 0
-    if failed:
-        raise typer.Exit(FAILED)
+def failures(plan: Plan, document: dict[str, Any]) -> list[str]:
+    """What to say of the configurations that have no answer."""
+    statuses = document.get("status")
+    if statuses is None:
+        return []
+    of_workloads = plan.job.kind == "allocation"
+    advice = ADVICE if of_workloads else {"INVALID": _IMPOSSIBLE}
+    failed = [
+        f"{name}: {statuses[name]:,} configurations: {advice[name]}"
+        for name in plan.job.failures
+        if statuses.get(name)
+    ]
+    if not of_workloads and not statuses.get("FINISHED"):
+        failed.append("no configuration finished: raise capacity or max_rounds")
+    return failed
 
 
-def print_answer(document: dict[str, Any]) -> None:
+def tables(document: dict[str, Any]) -> Iterator[Part]:
     """The answer as a table."""
-    from jaxalloc.cli.output import make_totals, show
-
-    size, totals = document["configurations"], make_totals()
-    totals.add_row("configurations", f"{size:,}")
-    for name, axis in document["axes"].items():
-        totals.add_row(name, _axis_words(axis))
-    for name, words in _rows(document, size):
-        totals.add_row(name, words)
-    show(totals)
-    if "status" in document and "out" in document:
+    size = document["configurations"]
+    axes = [(name, _axis_words(axis)) for name, axis in document["axes"].items()]
+    yield [("configurations", f"{size:,}"), *axes, *_found(document, size)]
+    if "complete" in document and "out" in document:
         out = document["out"]
         done = f"wrote {out}" if document["solved"] else f"{out} is complete"
         rest = f"{out} is not complete: other processes, or --resume, do the rest"
-        show(done if document["complete"] else rest)
-    if "plot" in document:
-        show(f"wrote {document['plot']}")
+        yield done if document["complete"] else rest
 
 
-def _rows(document: dict[str, Any], size: int) -> list[tuple[str, str]]:
+def _found(document: dict[str, Any], size: int) -> list[tuple[str, str]]:
     """What a verification, a dry run or a sweep found, by name."""
     if "damaged" in document:
         parts = f"{document['parts']:,} parts"

@@ -56,7 +56,7 @@ def new_manifest(plan: Plan, chunk_size: int | None = None) -> dict[str, Any]:
       ValueError: the size of a chunk is none.
     """
     if chunk_size is not None:
-        check_whole("--chunk-size", chunk_size, 1, MAX_CONFIGURATIONS)
+        check_whole("chunk_size", chunk_size, 1, MAX_CONFIGURATIONS)
     rows = min(chunk_size or plan.chunk_size, plan.size)
     versions = {"python": platform.python_version()}
     for name in ("jaxalloc", "jax", "jaxlib", "numpy", "pyarrow"):
@@ -128,7 +128,7 @@ def join(
         raise ValueError(f"{name} holds parts of {sorted(sizes)} rows: keep those of one size")
     if chunk_size is not None and sizes - {fresh["chunk_size"]}:
         raise ValueError(
-            f"--chunk-size = {chunk_size}: {path} has chunks of {sizes.pop()} rows: drop it"
+            f"chunk_size = {chunk_size}: {path} has chunks of {sizes.pop()} rows: drop it"
         )
     fresh = new_manifest(plan, *sizes) if sizes else fresh
     beyond = found.damaged.keys() - set(map(part_name, range(fresh["chunks"])))

@@ -128,8 +128,8 @@ def share_of(process_id: int | None, num_processes: int | None) -> Share:
     """
     if process_id is None and num_processes is None:
         return Share(jax.process_index(), jax.process_count())
-    count = check_whole("--num-processes", num_processes, 1, MAX_CONFIGURATIONS)
-    return Share(check_whole("--process-id", process_id, 0, count - 1), count)
+    count = check_whole("num_processes", num_processes, 1, MAX_CONFIGURATIONS)
+    return Share(check_whole("process_id", process_id, 0, count - 1), count)
 
 
 def is_file(path: Path) -> bool:
@@ -167,7 +167,7 @@ def run_plan(
         check_target(path, (".parquet",), "--out")
         done = _finished(path, plan) if resume and not folder.exists() else None
         if done and verify:
-            raise ValueError(f"--verify: {path} is one file, which has no digests: drop it")
+            raise ValueError(f"verify: {path} is one file, which has no digests: drop it")
     here, damaged, rows = 0, {}, plan.chunk_size
     try:
         if not done:

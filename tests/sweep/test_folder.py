@@ -233,7 +233,7 @@ def test_a_manifest_that_says_something_else_is_none_and_made_again(folder, orig
 def unchanged(folder, **options):
     """The error of a run that must leave the folder as it was."""
     before = contents(folder)
-    with pytest.raises(ValueError, match=r"--out = |--chunk-size = ") as caught:
+    with pytest.raises(ValueError, match=r"--out = |chunk_size = ") as caught:
         sweep.run(options.pop("plan", study()), folder, **options)
     assert contents(folder) == before
     assert len(str(caught.value).splitlines()) == 1

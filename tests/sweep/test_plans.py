@@ -89,7 +89,7 @@ def test_a_bad_plan_file_is_one_line(tmp_path, text, named):
         ("workload = 'nope'\n[axes]", "nope' is no file and not built in"),
         ("[axes]\ndecay = 1", "give workload = … or schedule = …, and not both"),
         ("schedule = 'geometric:mean=20'", "fields: capacity is missing: give the tokens that"),
-        ("schedule = 'zipf:mean=2'\n[fields]\ncapacity = 9", "schedule = 'zipf:mean=2': TRACE"),
+        ("schedule = 'zipf:mean=2'\n[fields]\ncapacity = 9", "schedule = 'zipf:mean=2': source"),
         ("schedule = 'no.csv'\n[fields]\ncapacity = 9", "no.csv does not exist"),
         ("schedule = 'geometric:mean=90'\nfields = {capacity = 40}", "holds fewer than half"),
         ("schedule = 'a:b=1'\nsolver = 'newton'", "solver, max_steps and tolerance are of"),

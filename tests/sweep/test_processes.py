@@ -124,7 +124,7 @@ def test_the_share_of_a_process(tmp_path, monkeypatch):
     assert not run(tmp_path / "out").complete
     assert [p.name[9:12] for p in sorted(tmp_path.glob("out/part*"))] == ["001", "002", "003"]
     for wrong in ((2, 2), (-1, 2), (None, 2), (0, 0), (1, None)):
-        with pytest.raises(ValueError, match=r"^--(num-processes|process-id) = .* must be a whole"):
+        with pytest.raises(ValueError, match=r"^(num_processes|process_id) = .* must be a whole"):
             run(tmp_path / "out", process_id=wrong[0], num_processes=wrong[1])
 
 
