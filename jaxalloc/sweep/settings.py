@@ -185,7 +185,7 @@ def make_instance(settings: Mapping[str, Any]) -> Instance:
     in_seconds = batch_time is not None
     arrival = read_arrivals(values["arrivals"], trace, in_seconds, seed, stretch)
     report = calibration(trace.output, made)
-    sizes: dict[str, Any] = {"prompt": trace.prompt, "output": trace.output, **vars(made)}
+    sizes: dict[str, Any] = {"prompt": trace.prompt, "output": trace.output, **made._asdict()}
     return Instance(
         _policy(values["policy"], int(values["aging"]), values["alpha"], values["beta"]),
         Requests(arrival=arrival, **sizes),

@@ -169,7 +169,7 @@ def test_a_plan_file_is_swept_resumed_and_confirmed(command, tmp_path):
     assert (json.loads(out)["solved"], json.loads(out)["status"]) == (0, {"CONVERGED": 8})
     assert "folder is complete" in command("sweep plan.toml --out folder --resume").out
     for given, named in (
-        ("--decay 1", "decay"),
+        ("--decay 1", "--decay"),
         ("--solver fixed-point", "solver, max_steps or tolerance"),
         ("--tolerance 1e-3", "solver, max_steps or tolerance"),
     ):
