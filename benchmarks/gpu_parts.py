@@ -27,7 +27,7 @@ from gpu_rates import SMOKE, device, emit, peak_bytes, timed
 import jaxalloc
 from benchmarks.scheduling import numba_opponent
 from jaxalloc import Newton, Requests, Workload, policies, simulate_batch, solve_batch
-from jaxalloc.allocation.optimum import gpu_kernel, optimum
+from jaxalloc.allocation.optimum import gpu_kernel, loop
 from jaxalloc.backend import dispatch as backend
 
 ROOT = Path(__file__).parents[1]
@@ -58,9 +58,9 @@ def operations(num_types: int, dtype: str, steps: float) -> float:
     fields = problems.random_workloads(0, 1, num_types)
     workload = Workload(**{k: jnp.asarray(v[0], dtype) for k, v in fields.items()})
     solver = Newton()
-    start = optimum.first_point(workload, None)
+    start = loop.first_point(workload, None)
     state = solver.init(workload, start)
-    first = jax.make_jaxpr(lambda w: optimum.first_point(w, None))(workload)
+    first = jax.make_jaxpr(lambda w: loop.first_point(w, None))(workload)
     turn = jax.make_jaxpr(solver.step)(workload, state)
     return _count(first) + steps * _count(turn)
 
@@ -149,8 +149,8 @@ def blocks(dtype: str) -> None:
 
         def run(workload: Workload, most_idle: Any) -> Any:
             def one(workload: Workload, initial: Any, most_idle: Any) -> Any:
-                start = optimum.first_point(workload, initial, most_idle)
-                return optimum.run(workload, start, Newton())
+                start = loop.first_point(workload, initial, most_idle)
+                return loop.run(workload, start, Newton())
 
             return gpu_kernel.in_blocks(one, (workload, None, most_idle), interpret=SMOKE)
 

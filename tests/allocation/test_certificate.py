@@ -12,7 +12,7 @@ from convert import as_workload, lane
 from problems import hard_workloads, random_workloads
 
 from jaxalloc import solve_batch
-from jaxalloc.allocation.model.exact import exact_product, exact_sum
+from jaxalloc.allocation.model.sums import exact_product, exact_sum
 from jaxalloc.allocation.model.mg1 import queue
 from jaxalloc.allocation.optimum.certificate import certified_residual
 

@@ -19,7 +19,8 @@ from jaxalloc import (
 )
 from jaxalloc.allocation.model.domain import FIELDS
 from jaxalloc.allocation.model.mg1 import queue
-from jaxalloc.allocation.optimum.optimum import classify, first_point, run
+from jaxalloc.allocation.optimum.loop import first_point, run
+from jaxalloc.allocation.optimum.solve import classify
 
 SOLVERS = [Newton(), FixedPoint(), ProjectedGradient(), ProjectedGradient(certified=True)]
 NAMES = tuple(qwen3_8b(0.1))
