@@ -64,11 +64,6 @@ from jaxalloc.calibration.arrivals import (
     fit_arrivals as fit_arrivals,
     fit_mix as fit_mix,
 )
-from jaxalloc.calibration.bootstrap import (
-    Replicates as Replicates,
-    bootstrap_accuracy as bootstrap_accuracy,
-    bootstrap_intervals as bootstrap_intervals,
-)
 from jaxalloc.calibration.decision import (
     Covariances as Covariances,
     Decision as Decision,

@@ -124,7 +124,6 @@ def test_a_healthy_answer_passes_the_check_for_nan(name):
 # Of most functions a test beside theirs compares the derivative; these have none.
 WITHOUT_DERIVATIVE = {
     "accuracy_intervals",
-    "bootstrap_accuracy",
     "fit_service_time",  # robust
     "round_tokens",
     "rounding_loss",
@@ -137,7 +136,7 @@ def total(answer):
     return sum(jnp.sum(leaf) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
-@pytest.mark.parametrize("name", sorted(WITHOUT_DERIVATIVE - {"bootstrap_accuracy"}))
+@pytest.mark.parametrize("name", sorted(WITHOUT_DERIVATIVE))
 def test_a_function_without_a_derivative_says_so(name):
     def value(one):
         def real(x):

@@ -61,13 +61,6 @@ TimeUnit = Annotated[
 ]
 
 
-def seconds_per_unit(unit: TimeUnitName | None) -> float | None:
-    """What `times.read_times` takes."""
-    from jaxalloc.times import TIME_UNITS
-
-    return None if unit is None else TIME_UNITS[unit.value]
-
-
 class SolverName(enum.StrEnum):
     """The solvers by the names of their flag."""
 

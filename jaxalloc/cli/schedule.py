@@ -14,7 +14,6 @@ from jaxalloc.cli.flags import (
     TimeUnit,
     check_seed,
     check_target,
-    seconds_per_unit,
 )
 
 FAILED = 1
@@ -125,7 +124,7 @@ def schedule(
             model = given.read_batch_time(batch_time)
             reading = {
                 "columns": given.read_pairs(columns, "--columns"),
-                "seconds_per_unit": seconds_per_unit(time_unit),
+                "time_unit": time_unit,
             }
             if not given.is_file(source) and any(reading.values()):
                 raise BadInput(f"TRACE = {source} is no file: drop --columns and --time-unit")

@@ -14,7 +14,6 @@ from jaxalloc.cli.flags import (
     TimeUnit,
     check_seed,
     check_target,
-    seconds_per_unit,
 )
 
 
@@ -65,7 +64,7 @@ def trust(
             trace,
             columns=read_pairs(columns, "--columns"),
             needed=("arrival", "output"),
-            seconds_per_unit=seconds_per_unit(time_unit),
+            time_unit=time_unit,
         )
         found = judge(read, utilizations=loads, base_time=base_tokens, seed=seed)
     except ValueError as error:

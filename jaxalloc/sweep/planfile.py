@@ -24,7 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from jaxalloc.traces.readers import SUFFIXES
+from jaxalloc.tables import SUFFIXES
 from jaxalloc.workloads.files import builtin_names
 from jaxalloc.workloads.messages import shorten
 

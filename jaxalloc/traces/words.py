@@ -18,10 +18,11 @@ import numpy as np
 from jaxalloc.scheduling import policies
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.policies import Policy
+from jaxalloc.tables import SUFFIXES
 from jaxalloc.traces import intervals
 from jaxalloc.traces.generators import LAWS, Law, generate
 from jaxalloc.traces.intervals import Predictions
-from jaxalloc.traces.readers import SUFFIXES, read_trace
+from jaxalloc.traces.readers import read_trace
 from jaxalloc.traces.streams import stream
 from jaxalloc.traces.trace import MOST_TOKENS, Trace
 
