@@ -1,9 +1,10 @@
-"""Values and names in messages of one line."""
+"""Values and names in messages of one line, and pairs of them in words."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -43,3 +44,35 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {close[0]}?" if close else choices(known)
+
+
+@contextlib.contextmanager
+def within(place: str) -> Iterator[None]:
+    """A ValueError raised inside says where.
+
+    >>> with within("task 1"):
+    ...     raise ValueError("mix is missing: add it")
+    Traceback (most recent call last):
+    ValueError: task 1: mix is missing: add it
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
+def read_pairs(words: str) -> dict[str, str]:
+    """`a=1,b=2` as pairs.
+
+    >>> read_pairs("prompt=In, output=Out")
+    {'prompt': 'In', 'output': 'Out'}
+    """
+    pairs: dict[str, str] = {}
+    for part in filter(str.strip, words.split(",")):
+        key, sign, value = map(str.strip, part.partition("="))
+        if not sign or not key or not value:
+            raise ValueError(f"{part!r} must be FIELD=NAME, such as output=Out")
+        if key in pairs:
+            raise ValueError(f"{words} says {key} twice: drop one")
+        pairs[key] = value
+    return pairs

@@ -68,7 +68,9 @@ def named_unit(name: str, given: str | None = None) -> str | None:
     if given not in (None, *TIME_UNITS):
         raise ValueError(f"time_unit = {given!r} is unknown: {choices(TIME_UNITS)}")
     if given not in (None, unit):
-        raise ValueError(f"column {name!r} is in {unit} by its name: drop time_unit, or rename it")
+        raise ValueError(
+            f"time_unit = {given}: column {name!r} is in {unit} by its name: drop one, or rename it"
+        )
     return unit
 
 
@@ -158,15 +160,13 @@ def _told_unit(values: Floats, column: Column, own: str | None, beside: Collecti
     if column.name.lower() == _AMBIGUOUS:
         marked = [meant for mark, meant in _MARKS if mark in beside]
         unit = next(iter(marked + epoch), None)
-    if unit is None:
-        raise column.error(0, "could be seconds or milliseconds: say which with time_unit s or ms")
-    if epoch and unit not in epoch:
-        raise column.error(
-            0,
-            f"is taken for {unit}, but looks like Unix time in {epoch[0]}: rename it, or say which "
-            f"with time_unit {epoch[0]} or {unit}",
-        )
-    return unit
+    if unit is not None and (unit in epoch or not epoch):
+        return unit
+    doubt = "could be seconds or milliseconds: say which, s or ms"
+    if unit is not None:
+        looks = f"looks like Unix time in {epoch[0]}"
+        doubt = f"is taken for {unit}, but {looks}: rename it, or say which, {epoch[0]} or {unit}"
+    raise ValueError(f"time_unit: {column.error(0, doubt)}")
 
 
 def _since_first(values: NDArray[Any]) -> Floats:

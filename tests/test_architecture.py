@@ -64,8 +64,8 @@ LIBRARIES = {
     "scheduling": CORE,
     "calibration": CORE,
     "measurements": CORE | {"pyarrow"},
-    "workloads": CORE | {"pydantic", "tomlkit"},
-    "traces": CORE | {"pyarrow"},
+    "workloads": CORE,
+    "traces": CORE | {"pyarrow", "scipy"},
     "sweep": CORE | {"pydantic", "scipy", "pyarrow", "pandas", "xarray"},
     "cli": CORE | {"typer", "rich", "pyarrow", "matplotlib"},
 }

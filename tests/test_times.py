@@ -36,7 +36,7 @@ def test_names_tell_units(unit, name):
         if unit is None:
             function(Column.create(name, [1]), time_unit=other)
         else:
-            with pytest.raises(ValueError, match="by its name: drop time_unit"):
+            with pytest.raises(ValueError, match=r"^time_unit = .* by its name: drop one"):
                 function(Column.create(name, [1]), time_unit=other)
 
 

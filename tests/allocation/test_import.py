@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-LIBRARIES = {"typer", "rich", "pydantic", "tomlkit", "pyarrow", "matplotlib", "pandas"}
+LIBRARIES = {"typer", "rich", "pydantic", "pyarrow", "matplotlib", "pandas"}
 
 
 def run(script):
