@@ -106,7 +106,7 @@ def _loop(params: Any, values: Arrays, size: int) -> Arrays:
     def unfinished(carry: Arrays) -> Flags:
         return _evaluate(params["cond_jaxpr"], [*asked, *carry], size)[0]
 
-    def turn(state: tuple[Flags, Arrays]) -> tuple[Flags, Arrays]:
+    def turn(state: tuple[Flags, list[Array]]) -> tuple[Flags, list[Array]]:
         active, carry = state
         after = _evaluate(params["body_jaxpr"], [*done, *carry], size)
         pairs = zip(after, carry, strict=True)
