@@ -63,7 +63,9 @@ def save(name, document, quick=False, whole=False):
 
 
 def _plain(value):
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else float(value)
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, (np.integer, np.bool_)) else float(value)
 
 
 # ------------------------------------------------------------------------- where it ran, on what
@@ -173,17 +175,19 @@ def clock(run):
 def interleave(sides, rounds, calls=1, unclocked=0, pause=0.0):
     """Every side in every round: seconds of its first call, which compiles, and of the others.
 
-    In a round a side waits for `pause` (idle threads of the side before may spin for a while), is
-    called `unclocked` times to wake its threads up, and `calls` times on the clock.
+    In a round a side waits for `pause` (idle threads of the side before may spin for a while) and
+    has that many calls on the clock (a dictionary: of each side); before several of them there are
+    `unclocked` ones, to wake the threads up.
     """
     first = {name: clock(run)[0] for name, run in sides.items()}
     seconds = {name: [] for name in sides}
     for _ in range(rounds):
         for name, run in sides.items():
             time.sleep(pause)
-            for _ in range(unclocked):
+            number = calls.get(name, 1) if isinstance(calls, dict) else calls
+            for _ in range(unclocked if number > 1 else 0):
                 run()
-            seconds[name] += [clock(run) for _ in range(calls)]
+            seconds[name] += [clock(run) for _ in range(number)]
     return {
         name: {
             "first_call_seconds": first[name],
