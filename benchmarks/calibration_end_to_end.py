@@ -75,17 +75,11 @@ def main() -> None:
     given = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     import jaxalloc
-    from jaxalloc.workloads.files import load, to_workload
+    from jaxalloc.workloads.files import load, override, to_workload
 
     file = load("qwen3-8b")
     # The logs have random service times: so has the truth.
-    times = file.model_copy(
-        update={
-            "task": [
-                task.model_copy(update={"service_cv": synthetic.SERVICE_CV}) for task in file.task
-            ]
-        }
-    )
+    times = override(file, {"service_cv": synthetic.SERVICE_CV}, "qwen3-8b")
     workload = to_workload(times)
     best = jaxalloc.solve(workload)
     truth = {"tokens": np.asarray(best.tokens), "objective": float(best.objective)}

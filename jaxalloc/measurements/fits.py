@@ -16,7 +16,8 @@ from jaxalloc.calibration.service import ServiceFit, fit_service_time, service_i
 from jaxalloc.calibration.status import CONSTANT, MEANING, USABLE, FitStatus
 from jaxalloc.calibration.verdict import Rows
 from jaxalloc.measurements.goodness import NORMAL, Bins, group
-from jaxalloc.measurements.runs import Counted, Floats, Runs
+from jaxalloc.measurements.runs import Counted, Runs
+from jaxalloc.tables import Floats
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from jaxalloc.allocation.model.domain import FIELDS
-from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.output import complain
+from jaxalloc.cli.errors import BadInput, complain
 from jaxalloc.files import new_file
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
