@@ -41,7 +41,7 @@ def examine(dtype, lanes, seed):
             counts[status.name] += np.sum(answer.status == status)
     row = {"dtype": np.dtype(dtype).name, **found, "status": counts}
     row["largest_error_over_stated"] = worst
-    print(row, flush=True)
+    common.show(row)
     return row
 
 

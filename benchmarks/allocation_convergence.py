@@ -103,7 +103,7 @@ def measure(quick):
                 chosen = [problems.lanes(b, slice(None, None, share)) for b in batches]
                 row = {"set": set_name, "dtype": np.dtype(dtype).name, "solver": name}
                 rows.append(row | judge(chosen, solver, dtype))
-                print(rows[-1], flush=True)
+                common.show(rows[-1])
                 jax.clear_caches()
     first = problems.lanes(sets["random"][0], slice(0, 50 if quick else 200))
     return {

@@ -96,7 +96,7 @@ def cost_of_gradient(batch, weight, rounds):
         for clock in ("wall", "processor")
         for statistic in ("median", "best")
     }
-    print(ratios)
+    common.show(ratios)
     return times | ratios
 
 

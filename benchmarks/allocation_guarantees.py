@@ -78,7 +78,7 @@ def contraction(lanes):
                 "largest_distance_to_newton_tokens": np.abs(answer.tokens - newton).max(),
             }
         )
-        print(rows[-1])
+        common.show(rows[-1])
     return rows
 
 

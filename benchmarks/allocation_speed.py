@@ -106,7 +106,7 @@ def measure(quick):
                 "within_1e-4": np.mean(residual <= 1e-4),
             }
         )
-        print(rows[-1], flush=True)
+        common.show(rows[-1])
     return {"num_types": NUM_TYPES, "dtype": "float64", "rows": rows}
 
 

@@ -69,7 +69,7 @@ def allocation(lanes, hard):
                     "worst_residual_of_kernel": float(kernel.residual[solved].max()),
                 }
             )  # fmt: skip
-            print(rows[-1], flush=True)
+            common.show(rows[-1])
     return rows
 
 
@@ -109,7 +109,7 @@ def scheduling(instances):
                 "interpret_seconds": round(time.perf_counter() - began, 1),
             }
         )  # fmt: skip
-        print(rows[-1], flush=True)
+        common.show(rows[-1])
     return rows
 
 

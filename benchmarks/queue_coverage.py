@@ -97,7 +97,7 @@ def kolmogorov(queries):
             seen = np.cumsum(path.wait_counts)[: len(edges)] / float(path.num_queries)
             off = np.abs(seen - [exact_wait(load, cv, x) for x in edges])
             rows.append({"queue": name, "load": load, "distance": off.max()})
-            print(rows[-1], flush=True)
+            common.show(rows[-1])
     return {"queries": queries, "rows": rows}
 
 

@@ -49,7 +49,7 @@ def simulated(workloads, count, queries):
                     },
                 }
             )
-        print(rows[-1], flush=True)
+        common.show(rows[-1])
     return rows
 
 
@@ -75,7 +75,7 @@ def measure(quick):
         loss = getattr(lost, way)
         rows[way] = summary(loss, found & (loss.bound < np.inf), lost.objective)
         rows[way]["unstable"] = np.sum(found & ~(loss.loss < np.inf))
-        print(way, rows[way])
+        common.show({way: rows[way]})
     on_paths = simulated(workloads, 2 if quick else 20, QUERIES)
     return {
         "configurations": found.size,

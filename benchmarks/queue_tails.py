@@ -42,7 +42,7 @@ def percentiles(queries):
                     "inside": low <= exact <= high,
                 }
             )
-            print(rows[-1], flush=True)
+            common.show(rows[-1])
     inside = sum(row["inside"] for row in rows)
     return {"queries": queries, "inside": inside, "of": len(rows), "rows": rows}
 
@@ -57,7 +57,7 @@ def closed_forms():
             exact = [exact_wait(load, cv, y) for y in x]
             row[name] = np.max(np.abs(cdf(one_queue(load, cv), np.zeros(1), x) - np.array(exact)))
         rows.append(row)
-        print(row, flush=True)
+        common.show(row)
     return rows
 
 

@@ -58,7 +58,7 @@ def measure(quick, instances, seed):
             row = {"policy": name, "unit": unit, "instances": instances}
             row |= compare(rng, policy, rules, seconds, instances)
             rows.append(row | {"seconds": round(time.perf_counter() - began, 1)})
-            print(rows[-1], flush=True)
+            common.show(rows[-1])
     total, wrong = (sum(row[key] for row in rows) for key in ("instances", "disagreements"))
     return {"instances": total, "disagreements": wrong, "rows": rows}
 

@@ -55,7 +55,7 @@ def compare(trace, in_seconds):
                 known[name] = row
             width = np.mean(made.upper - made.lower)
             rows.append({"bins": count, "mean_width": width, "policy": name, **row})
-            print(rows[-1], flush=True)
+            common.show(rows[-1])
     return rows
 
 

@@ -32,7 +32,7 @@ def measure(quick):
             row[f"{name} standard error"] = latency.std(ddof=1) / np.sqrt(seeds)
             row[f"{name} evictions"] = np.mean(schedule.total_evictions)
         rows.append(row)
-        print(row, flush=True)
+        common.show(row)
     # Wider intervals hurt A_max; A_min is within a quarter of H-SF from ten bins on.
     a_max = [row["AMax"] for row in rows]
     assert a_max == sorted(a_max, reverse=True)

@@ -35,7 +35,7 @@ def ratios(name, longest):
         ratio = np.asarray(schedule.total_latency / best)
         row[type(policy).__name__] = ratio.mean()
         row[f"{type(policy).__name__} worst"] = ratio.max()
-    print(row, flush=True)
+    common.show(row)
     return row
 
 

@@ -74,7 +74,7 @@ def duel(size, num, capacity, rounds):
         "compilation_seconds": times["ours"]["first_call_seconds"],
         "rounds": np.mean(schedule.rounds), "evictions": np.mean(schedule.total_evictions),
     }  # fmt: skip
-    print(row, flush=True)
+    common.show(row)
     return row
 
 
@@ -93,7 +93,7 @@ def other_policies():
             "evictions": np.mean(schedule.total_evictions),
             "finished": np.mean(np.asarray(schedule.status) == 0),
         }
-        print(name, rows[name], flush=True)
+        common.show({name: rows[name]})
     return rows
 
 
@@ -141,7 +141,7 @@ def turns():
                 "nanoseconds_a_turn": seconds * numba.get_num_threads() / rounds.sum() * 1e9,
             }
         )
-        print(rows[-1], flush=True)
+        common.show(rows[-1])
     slope, base = np.polyfit(
         *([row[k] for row in rows] for k in ("running", "nanoseconds_a_turn")), 1
     )
