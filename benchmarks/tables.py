@@ -61,11 +61,6 @@ def feasible(found):
     return found.status.CONVERGED / (found.status.CONVERGED + found.status.MAX_STEPS)
 
 
-def final(found, loss):
-    """Mean regret at the end of the training."""
-    return sum(seed[loss].held_out_regret[-1] for seed in found.seeds) / len(found.seeds)
-
-
 def latencies(found):
     return ", ".join(f"{found[name]:.1f}" for name in ("HindsightShortestFirst", "AMin", "AMax"))
 
@@ -90,7 +85,7 @@ def kernel_sets(rows):
         yield *kind, sum(r.lanes for r in own), sum(r.other_status for r in own), apart
 
 
-HELPERS = (row, power, short, share, lines, feasible, final, latencies, over, coverage, kernel_sets)
+HELPERS = (row, power, short, share, lines, feasible, latencies, over, coverage, kernel_sets)
 
 
 def origin(environment):
