@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 import jaxalloc
-from jaxalloc.workloads.files import load, to_workload
+from jaxalloc import load
 
 PROMISE = 2.0  # mean system time, s
 INTERVAL = 300.0  # s
@@ -88,7 +88,7 @@ def run_day(seed, intervals):
     """The three operators over one day: fixed budgets, the one who follows, and the oracle."""
     rates = true_rates(intervals)
     counts = jnp.asarray(np.random.default_rng(seed).poisson(rates * INTERVAL) * 1.0)
-    base = to_workload(load("qwen3-8b"))
+    base = load("qwen3-8b").workload
     lanes = jax.vmap(lambda rate: at(base, rate, base.accuracy_weight))(
         jnp.asarray([*rates, np.mean(rates)])
     )

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxalloc
-from jaxalloc.workloads.files import load, to_workload
+from jaxalloc import load
 
 WAYS = ("nearest", "floor", "best")
 QUERIES = 1_000_000
 
 
 def grid(rates, weights):
-    base = to_workload(load("qwen3-8b"))
+    base = load("qwen3-8b").workload
     rate, weight = np.meshgrid(
         np.geomspace(0.01, 4, rates), np.geomspace(1, 300, weights), indexing="ij"
     )
