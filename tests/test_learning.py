@@ -1,5 +1,7 @@
 """The layer in a training loop: what is trained through the solver under `benchmarks` learns."""
 
+import itertools
+
 import allocation_decision_focused as benchmark
 import jax
 
@@ -18,4 +20,4 @@ def test_training_through_the_solver_lowers_the_regret():
             value, slope = loss(network)
             network = jax.tree.map(lambda x, dx: x - 0.02 * dx, network, slope)
             values.append(float(value))
-    assert all(after < before for before, after in zip(values, values[1:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(values))
