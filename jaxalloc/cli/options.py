@@ -81,8 +81,7 @@ def target(*suffixes: str) -> Callable[..., Any]:
 
 def check_target(path: Path | None, suffixes: tuple[str, ...], name: str) -> None:
     """Complain about a file that could not be written; `name` is the flag that gives it."""
-    from jaxalloc.files import unfinished_file
-    from jaxalloc.sweep.parquet import check_target as check
+    from jaxalloc.files import check_target as check, unfinished_file
 
     if path is None:
         return

@@ -10,7 +10,7 @@ from problems import priced, random_workloads
 
 from jaxalloc import Workload, objective, round_tokens, sensitivity, solve, solve_for_mean_tokens
 from jaxalloc.allocation.decisions.rounding import integer_box
-from jaxalloc.workloads.files import load, override, save, to_workload
+from jaxalloc.workloads.files import load, override, save
 
 FIELDS = random_workloads(32, LANES)
 ONE = lane(as_workload(priced(FIELDS)), 70)
@@ -53,4 +53,4 @@ def test_a_file_keeps_the_price(tmp_path):
         save(file, tmp_path / "a.toml")
         assert load(tmp_path / "a.toml") == file
         assert ("token_price" in (tmp_path / "a.toml").read_text()) == (price > 0)
-        assert to_workload(file).token_price == price
+        assert file.workload.token_price == price
