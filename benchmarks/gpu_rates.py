@@ -10,6 +10,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from jaxalloc import Newton, Workload
+from jaxalloc.allocation.optimum import loop
 
 SMOKE = "--smoke" in sys.argv
 
