@@ -37,11 +37,11 @@ def test_the_document_agrees_with_the_library(command):
     document = solve(command, "r1-distill-llama-8b --service-cv 1 --accuracy-weight 10")
     numbers = {"service_cv": 1, "accuracy_weight": 10}
     file = workloads.override(workloads.load("r1-distill-llama-8b"), numbers, "")
-    workload = workloads.to_workload(file)
+    workload = file.workload
     tokens = jnp.array([task["tokens"] for task in document["tasks"]])
     for name in ("objective", "utilization", "mean_accuracy", "mean_wait", "mean_system_time"):
         assert document[name] == pytest.approx(float(getattr(jaxalloc, name)(workload, tokens)))
-    assert [task["name"] for task in document["tasks"]] == list(file.task_names)
+    assert [task["name"] for task in document["tasks"]] == list(file.names)
     assert sum(task["load_share"] for task in document["tasks"]) == pytest.approx(1)
     seconds = workload.base_time + workload.time_per_token * tokens
     assert [task["service_time"] for task in document["tasks"]] == pytest.approx(seconds.tolist())
