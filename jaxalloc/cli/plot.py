@@ -44,14 +44,14 @@ def plot(
     as_json: AsJson = False,
 ) -> None:
     """Draw maps over two axes, the frontier, or policies side by side."""
-    from jaxalloc.sweep.stored import open_stored
+    from jaxalloc.sweep.stored import open as open_sweep
 
     kinds = {"heat": _heat, "frontier": _frontier, "policies": _policies}
     if kind is not None and kind not in kinds:
         raise BadInput(f"kind = {kind!r} is unknown: give one of {', '.join(kinds)}")
     out = Path(f"{sweep.resolve().stem}.png") if out is None else out
     check_target(out, PICTURES, "--out")
-    stored = open_stored(sweep)
+    stored = open_sweep(sweep)
     kind = kind or _suitable(stored)
     columns = [name.strip() for name in values.split(",")] if values else []
     _check_names(stored, x, y, columns)
@@ -190,20 +190,16 @@ def _frontier(stored: Stored, *ignored: Any) -> Figure:
     """Accuracy against time along the accuracy weight."""
     from jaxalloc.cli.plots.frontier import frontier_figure
     from jaxalloc.sweep.axes import Axis
-    from jaxalloc.sweep.designs import Grid
+    from jaxalloc.sweep.designs import grid
 
     if "accuracy_weight" not in stored.axes or stored.plan["design"] != "grid":
         raise BadInput("kind = frontier needs a grid with an axis accuracy_weight: give another")
     names = ("status", "mean_system_time", "mean_accuracy")
     arrays = stored.to_xarray([*names])
-    named = [name.partition(".") for name in stored.axes]
     lines = [_along(stored, axis, arrays[axis].values) for axis in stored.axes]
-    axes = [
-        Axis(field, task or None, line.values, line.log)
-        for line, (field, _, task) in zip(lines, named, strict=True)
-    ]
+    axes = [Axis(line.name, line.values, "log" if line.log else "linear") for line in lines]
     columns = {name: arrays[name].values.ravel() for name in names}
-    return frontier_figure(Grid(tuple(axes)), columns, stored.path.stem)
+    return frontier_figure(grid(tuple(axes)), columns, stored.path.stem)
 
 
 def _policies(

@@ -13,7 +13,7 @@ from jaxalloc.cli.errors import BadInput
 from jaxalloc.cli.options import flag
 
 WORDS = "jaxalloc.words"
-_CLUSTER = "Several processes (see jax.distributed)"
+_SHARED = "Several processes, each the same command: process I of N takes every N-th chunk"
 
 Study = Annotated[
     str,
@@ -43,7 +43,7 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="PATH", help="One file (.parquet), or a folder of parts."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue what the folder of --out holds.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue what is in --out.")]
 Verify = Annotated[
     bool,
     typer.Option(
@@ -58,27 +58,13 @@ ChunkSize = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what it would take, from a few timed chunks.")
 ]
-Coordinator = Annotated[
-    str | None,
-    typer.Option(
-        "--coordinator", metavar="HOST:PORT", help="Of process 0.", rich_help_panel=_CLUSTER
-    ),
+ProcessId = Annotated[
+    int | None,
+    typer.Option("--process-id", metavar="I", help="Of this one.", rich_help_panel=_SHARED),
 ]
 NumProcesses = Annotated[
     int | None,
-    typer.Option("--num-processes", metavar="N", help="In all.", rich_help_panel=_CLUSTER),
-]
-ProcessId = Annotated[
-    int | None,
-    typer.Option("--process-id", metavar="I", help="Of this.", rich_help_panel=_CLUSTER),
-]
-Distributed = Annotated[
-    bool,
-    typer.Option(
-        "--distributed",
-        help="Find the processes as Slurm, Open MPI or Kubernetes lay them out.",
-        rich_help_panel=_CLUSTER,
-    ),
+    typer.Option("--num-processes", metavar="N", help="In all.", rich_help_panel=_SHARED),
 ]
 
 

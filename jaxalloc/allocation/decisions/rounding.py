@@ -26,7 +26,8 @@ from jaxalloc.allocation.model.objective import (
     total_increase,
 )
 from jaxalloc.allocation.model.workload import Mask, Scalar, Tokens, Workload
-from jaxalloc.allocation.optimum.optimum import Allocation, Status, solve
+from jaxalloc.allocation.optimum.solve import Allocation, solve
+from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.allocation.queue.estimates import paired_difference
 from jaxalloc.allocation.queue.fifo import simulate_fifo
 from jaxalloc.allocation.solvers.newton import Newton

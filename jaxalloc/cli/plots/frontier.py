@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from jaxalloc.sweep.axes import Axis
-    from jaxalloc.sweep.designs import Grid
+    from jaxalloc.sweep.designs import Design
 
 _MAX_CURVES = 40
 _FEW_CURVES = 15
@@ -36,7 +36,7 @@ class _Family(NamedTuple):
     axis: Axis | None
 
 
-def frontier_figure(grid: Grid, columns: dict[str, Any], title: str) -> Figure:
+def frontier_figure(grid: Design, columns: dict[str, Any], title: str) -> Figure:
     """Mean accuracy against mean system time along the accuracy weight.
 
     One curve for every combination of the other axes, coloured by the arrival rate or, where that
@@ -66,7 +66,7 @@ def frontier_figure(grid: Grid, columns: dict[str, Any], title: str) -> Figure:
     return figure
 
 
-def _family(grid: Grid, columns: dict[str, Any]) -> _Family:
+def _family(grid: Design, columns: dict[str, Any]) -> _Family:
     """The curves to draw."""
     along = next(i for i, axis in enumerate(grid.axes) if axis.field == "accuracy_weight")
     solved = columns["status"] == "CONVERGED"
