@@ -19,9 +19,9 @@ from jaxalloc import (
     simulate_fifo,
     utilization,
 )
-from jaxalloc.allocation.queue import fifo, paths
+from jaxalloc.allocation.queue import paths
 from jaxalloc.allocation.queue.draws import gamma, make_cells, read_cells, two_words
-from jaxalloc.allocation.queue.estimates import student_quantile
+from jaxalloc.allocation.queue.estimates import measure, student_quantile
 
 TOKENS = jnp.array([100.0, 400.0])
 KEY, POISSON = jax.random.key(0), arrivals.Poisson()
@@ -170,14 +170,14 @@ def test_more_than_two_to_the_31_queries():
     levels, one = jnp.array([50.0, 89.0, 95.0], jnp.float32), jnp.ones(32, jnp.float32)
     totals = paths.Totals(jnp.ones((32, 1, 3), jnp.float32), one, waits, waits[:, None])
     with jax.enable_x64(False):
-        found = fifo._measure(totals, levels, jnp.float32(1), jnp.array(True), 0.99, 6)
-        counts = fifo._tables(totals)
-    edges = paths.upper_edges(jnp.float32(1), 6)
-    for one in found:
+        found = measure(totals, levels, jnp.float32(1), jnp.array(True), 0.99, 6)
+    edges = found["edges"]
+    for end in ("estimate", "low", "high"):
         for name in ("wait_percentiles", "system_time_percentiles"):
-            assert np.all(getattr(one, name)[:2] <= edges[0])  # where the first bin ends
-            assert edges[699] <= getattr(one, name)[2] <= edges[700]
-    for count in (counts["num_queries"], counts["wait_counts"].sum()):
+            values = getattr(found[end], name)
+            assert np.all(values[:2] <= edges[0])  # where the first bin ends
+            assert edges[699] <= values[2] <= edges[700]
+    for count in (found["num_queries"], found["wait_counts"].sum()):
         np.testing.assert_allclose(count, 320 * 2.0**26, rtol=1e-6)
 
 

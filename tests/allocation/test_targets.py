@@ -127,7 +127,7 @@ def test_no_other_budgets_do_better(case):
     meets, more = jax.jit(jax.vmap(lanes, (None, None, 0, None)))(
         batch(), targets, others, answer.tokens
     )
-    assert np.all(meets[:, moves].sum(axis=0) > 20)
+    assert np.mean(meets[:, moves]) > 0.03
     scale = 1 + np.abs(jax.vmap(gained)(batch(), answer.tokens))
     assert np.all(np.where(meets, more, -1)[:, moves] <= 1e-7 * scale[None, moves])
 
