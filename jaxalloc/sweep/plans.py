@@ -23,7 +23,7 @@ from jaxalloc.sweep.axes import read_one
 from jaxalloc.sweep.designs import Design, make_design
 from jaxalloc.sweep.planfile import read_plan_file
 from jaxalloc.sweep.schedules import Schedules, make_schedules
-from jaxalloc.workloads.files import load, override, to_workload
+from jaxalloc.workloads.files import load, override
 
 _CHUNK_BYTES = 1 << 28  # that the rows of a chunk may take while they are solved
 _CHUNKS = 8  # at least, so that every core has some, if they do not become small
@@ -142,5 +142,5 @@ def _allocations(study: Any, fields: dict[str, Any], solver: Solver) -> Allocati
     numbers = {name: read_one(name, value, quantity) for name, value in fields.items()}
     file = override(load(study), numbers, f"{study} with {', '.join(numbers)}")
     with jax.enable_x64(True):  # the plan is the same whatever it will be computed in
-        base = jax.tree.map(np.asarray, to_workload(file))
-    return Allocations(base, file.task_names, solver, file.name or Path(study).stem)
+        base = jax.tree.map(np.asarray, file.workload)
+    return Allocations(base, file.names, solver, file.name or Path(study).stem)

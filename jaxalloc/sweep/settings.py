@@ -17,17 +17,17 @@ from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.sweep.axes import Quantity, read_one
-from jaxalloc.tables import SUFFIXES
 from jaxalloc.traces.intervals import calibration
 from jaxalloc.traces.readers import read_trace
 from jaxalloc.traces.trace import Trace
 from jaxalloc.traces.words import (
     POLICIES,
     TooLong,
+    draw,
+    is_file,
     read_arrivals,
     read_batch_time,
     read_intervals,
-    read_source,
     too_long,
 )
 
@@ -55,12 +55,12 @@ def _check_policy(words: str) -> None:
 
 
 def _check_source(words: str) -> None:
-    _whole_trace(words) if _is_file(words) else read_source(words, "1", 1 << 20, 1, 1, 0)
+    _whole_trace(words) if is_file(words) else draw(words, "1", 1 << 20, 1, 0)
 
 
 def _check_prompt(words: str) -> None:
     if not words.isdecimal():
-        read_source("uniform:least=1,most=1", words, 1 << 20, 1, 1, 0)
+        draw("uniform:least=1,most=1", words, 1 << 20, 1, 0)
     elif int(words) > _MOST:
         raise ValueError(f"prompt = {words[:20]} … must fit into the cache: give fewer tokens")
 
@@ -73,10 +73,6 @@ def _check_intervals(words: str) -> None:
 def _check_arrivals(words: str) -> None:
     if words != "trace":
         read_arrivals(words, _TINY, False, 0)
-
-
-def _is_file(source: str) -> bool:
-    return Path(source).suffix.lower() in SUFFIXES
 
 
 _whole_trace = functools.lru_cache(maxsize=8)(read_trace)
@@ -227,21 +223,12 @@ def _trace(
     source: str, prompt: str, capacity: int, num_requests: int, stretch: int, seed: int
 ) -> tuple[Trace, TooLong]:
     """N requests that fit into the cache: drawn, or a stretch of a file; and those that do not."""
-    if not _is_file(source):
-        drawn = read_source(source, prompt, capacity, num_requests, 1, seed)
-        return drawn.traces[0], drawn.too_long
-    whole = _whole_trace(source)
-    fitting = whole.fitting(capacity)
-    if fitting.num_requests < (stretch + 1) * num_requests:
-        raise ValueError(
-            f"stretch = {stretch} of {num_requests} requests is beyond the "
-            f"{fitting.num_requests} requests of {source} that fit into capacity = {capacity}"
-        )
-    stretch_of_it = fitting.tail(stretch * num_requests).head(num_requests)
-    return stretch_of_it, too_long([whole], capacity)
+    given = _whole_trace(source) if is_file(source) else source
+    trace, whole = draw(given, prompt, capacity, num_requests, seed, stretch)
+    return trace, too_long([whole], capacity)
 
 
 def trace_digests(sources: list[str]) -> dict[str, str]:
     """SHA-256 of those sources that are files, by path."""
-    files = filter(_is_file, sources)
+    files = filter(is_file, sources)
     return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}

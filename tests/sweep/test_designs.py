@@ -95,7 +95,7 @@ def test_rows_run_in_the_order_of_the_axes_and_become_workloads():
     part = plan.design.rows(5, 8)  # any slice agrees with the whole
     np.testing.assert_allclose(np.stack(list(part.values()), axis=1), rows[5:8], rtol=1e-15)
 
-    batch, base = plan.job.workloads(part), files.to_workload(files.load("qwen3-8b"))
+    batch, base = plan.job.workloads(part), files.load("qwen3-8b").workload
     weight, decay, tokens = (np.array(column) for column in zip(*rows[5:8], strict=True))
     np.testing.assert_allclose(batch.accuracy_weight, weight, rtol=1e-15)
     np.testing.assert_allclose(batch.decay[:, 3], decay, rtol=1e-15)
