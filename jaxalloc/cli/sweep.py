@@ -199,7 +199,4 @@ def _frontier(plan: Plan, where: Path) -> Figure:
     from jaxalloc.cli.plots.frontier import frontier_figure
     from jaxalloc.sweep.stored import open as open_sweep
 
-    columns = ["mean_system_time", "mean_accuracy", "status"]
-    table = open_sweep(where).table(columns)
-    drawn = {name: table[name].to_numpy() for name in columns}
-    return frontier_figure(plan.design, drawn, plan.job.name)
+    return frontier_figure(open_sweep(where), plan.job.name)
