@@ -74,9 +74,9 @@ def test_all_that_makes_an_answer_makes_the_digest():
         ("table = 'plan.toml'", "must end in .csv, .jsonl, .json, .parquet: convert it"),
         ("axes = 3", "axes = 3 is not what is wanted there: give a table"),
         ("axes = {decay = 1}\nsolver = 'x'", "solver = 'x' is unknown: give one of newton"),
-        ("fields = {gain = 'x'}\naxes = {}", "fields: gain = 'x' is not a number"),
+        ("fields = {gain = 'x'}\naxes = {}", "fields: gain = 'x' is not an axis: give a number"),
         ("fields = {gain = -1}\naxes = {}", "fields: gain = -1: gain = -1 must not be negative"),
-        ("fields = {mix = 1}\naxes = {}", "fields: mix is no field: give one of"),
+        ("fields = {mix = 1}\naxes = {}", "fields: mix: the sum of mix is fixed at 1"),
     ],
 )
 def test_a_bad_plan_file_is_one_line(tmp_path, text, named):
