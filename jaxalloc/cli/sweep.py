@@ -120,10 +120,10 @@ def sweep(
 
 def _plan(study: str, named: list[tuple[str, str]], flags: dict[str, Any], solver: Any) -> Plan:
     """The plan of a file or of the flags, checked."""
-    from jaxalloc.sweep.planfile import is_plan_file
+    from jaxalloc.sweep.planfile import read_plan_file
     from jaxalloc.sweep.plans import plan
 
-    if not is_plan_file(study):
+    if read_plan_file(Path(study)) is None:
         return plan(study, dict(named), solver=solver, **flags)
     given = [name for name, value in flags.items() if value not in (None, 0, "grid")]
     if solver != make_solver("newton", None, None):
