@@ -13,8 +13,8 @@ from jaxalloc.calibration.accuracy import AccuracyFit, fit_counts, gather
 from jaxalloc.calibration.intervals import Intervals, count_intervals
 from jaxalloc.calibration.likelihood import Counts
 from jaxalloc.calibration.service import ServiceFit, fit_service_time, service_intervals
-from jaxalloc.calibration.status import CONSTANT, MEANING, USABLE, FitStatus
-from jaxalloc.calibration.verdict import Rows
+from jaxalloc.calibration.status import FitStatus
+from jaxalloc.calibration.evidence import Rows
 from jaxalloc.measurements.goodness import NORMAL, Bins, group
 from jaxalloc.measurements.runs import Counted, Floats, Runs
 

@@ -13,7 +13,7 @@ from jaxalloc.calibration.accuracy import fit_counts
 from jaxalloc.calibration.intervals import count_intervals
 from jaxalloc.calibration.likelihood import Counts
 from jaxalloc.calibration.quantiles import student_quantile
-from jaxalloc.calibration.verdict import Rows
+from jaxalloc.calibration.evidence import Rows
 
 FIELDS = ("gain", "decay", "floor")
 

@@ -10,7 +10,7 @@ import jaxalloc
 from jaxalloc import FitStatus
 from jaxalloc.calibration.accuracy import fit_counts
 from jaxalloc.calibration.likelihood import Counts
-from jaxalloc.calibration.verdict import Rows
+from jaxalloc.calibration.evidence import Rows
 
 QUESTIONS = 100
 SHARES = {
