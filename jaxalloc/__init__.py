@@ -29,7 +29,8 @@ if not TYPE_CHECKING:  # which would take it for a promise of any name
             raise AttributeError(f"module 'jaxalloc' has no attribute {name!r}")
         if _HOMES[name] == __name__:  # a room, of which no name is on the map
             return importlib.import_module(f"{__name__}.{name}")
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+        home = importlib.import_module(_HOMES[name])
+        value = getattr(home, name, None) or importlib.import_module(f"{home.__name__}.{name}")
         globals()[name] = value
         return value
 

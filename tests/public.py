@@ -199,6 +199,10 @@ OF_REQUESTS = {
 CALLS = OF_ONE_WORKLOAD | OF_MANY_WORKLOADS | OF_MEASUREMENTS | OF_REQUESTS
 
 
+OF_FILES = {"load", "read_runs", "read_trace", "save"}  # which take no numbers
+
+
 def public_functions() -> set[str]:
-    """The names on the map that are functions."""
-    return {name for name in jaxalloc.__all__ if inspect.isroutine(getattr(jaxalloc, name))}
+    """The names on the map that are functions of numbers."""
+    named = {name for name in jaxalloc.__all__ if inspect.isroutine(getattr(jaxalloc, name))}
+    return named - OF_FILES

@@ -14,8 +14,6 @@ import pytest
 from public import (
     CALLS,
     FIELDS,
-    OF_MANY_WORKLOADS,
-    OF_MEASUREMENTS,
     OF_ONE_WORKLOAD,
     TOKENS,
     Given,
@@ -24,9 +22,14 @@ from public import (
 
 import jaxalloc
 
-OF_ALLOCATION = OF_ONE_WORKLOAD | OF_MANY_WORKLOADS | OF_MEASUREMENTS
 EVERY = pytest.mark.parametrize("name", CALLS)
-EVERY_OF_ALLOCATION = pytest.mark.parametrize("name", OF_ALLOCATION)
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    """Every call here, as a program that mixes no dtypes makes it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 def test_no_function_is_forgotten():
@@ -76,12 +79,6 @@ def test_a_whole_number_is_one_whatever_its_type(name):
     for dtype in (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64):
         compare(name, Given(real=whole(dtype), whole=whole(dtype)), 1e-12)
     compare(name, Given(real=lists, whole=lists), 1e-12)
-
-
-@EVERY
-def test_strict_promotion(name):
-    with jax.numpy_dtype_promotion("strict"):
-        CALLS[name](Given(real=floating(jnp.float32), whole=floating(jnp.int32)))
 
 
 LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"

@@ -35,7 +35,7 @@ def describe(path: str, rows: int, tasks: list[TaskFit]) -> dict[str, Any]:
 
 
 def _accuracy(task: TaskFit) -> dict[str, Any]:
-    from jaxalloc.calibration.status import MEANING, FitStatus
+    from jaxalloc.calibration.status import FitStatus
 
     curve = task.curve
     errors = np.sqrt(np.diagonal(curve.covariance))
@@ -51,7 +51,7 @@ def _accuracy(task: TaskFit) -> dict[str, Any]:
     }
     return {
         "status": status.name,
-        "meaning": MEANING[status],
+        "meaning": status.meaning,
         **fields,
         "covariance": curve.covariance.tolist(),
         "log_likelihood": float(curve.log_likelihood),
@@ -81,7 +81,7 @@ def _p_value(lack: LackOfFit) -> float | None:
 
 
 def _service(task: TaskFit) -> dict[str, Any]:
-    from jaxalloc.calibration.status import MEANING, FitStatus
+    from jaxalloc.calibration.status import FitStatus
 
     service = task.service
     errors = np.sqrt(np.diagonal(service.covariance))
@@ -96,7 +96,7 @@ def _service(task: TaskFit) -> dict[str, Any]:
     }
     return {
         "status": status.name,
-        "meaning": MEANING[status],
+        "meaning": status.meaning,
         **fields,
         "covariance": service.covariance.tolist(),
         "p_value": _p_value(service.lack_of_fit),

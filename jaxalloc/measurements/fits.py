@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalloc.calibration.accuracy import AccuracyFit, fit_counts, gather
+from jaxalloc.calibration.evidence import Rows
 from jaxalloc.calibration.intervals import Intervals, count_intervals
 from jaxalloc.calibration.likelihood import Counts
 from jaxalloc.calibration.service import ServiceFit, fit_service_time, service_intervals
 from jaxalloc.calibration.status import FitStatus
-from jaxalloc.calibration.evidence import Rows
 from jaxalloc.measurements.goodness import NORMAL, Bins, group
-from jaxalloc.measurements.runs import Counted, Floats, Runs
+from jaxalloc.measurements.runs import Counted, Runs
+from jaxalloc.tables import Floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,22 +55,18 @@ class TaskFit:
     @property
     def usable(self) -> bool:
         """Whether the data determine both laws."""
-        return all(FitStatus(int(f.status)) in USABLE for f in (self.curve, self.service))
+        return all(FitStatus(int(law.status)).usable for law in (self.curve, self.service))
 
     @property
     def constant(self) -> bool:
         """Whether more tokens do not raise accuracy: such a task belongs at its smallest budget."""
-        return int(self.curve.status) in CONSTANT
+        return FitStatus(int(self.curve.status)).constant
 
     @property
     def writable(self) -> bool:
         """Whether there are numbers for a workload, be it of a law that misses the data."""
         laws = (self.service,) if self.constant else (self.service, self.curve)
-        return all(
-            int(law.status) in (*USABLE, FitStatus.LACK_OF_FIT)
-            and bool(np.all(np.isfinite(law.covariance)))
-            for law in laws
-        )
+        return all(np.all(np.isfinite(law.covariance)) for law in laws)
 
     @property
     def complaints(self) -> list[str]:
@@ -81,7 +78,7 @@ class TaskFit:
             if status == FitStatus.LACK_OF_FIT:
                 chance = f" (p = {float(fit.lack_of_fit.p_value):.1g})"
             if status != FitStatus.CONVERGED:
-                lines.append(f"{law} {status.name}{chance}: {MEANING[status]}")
+                lines.append(f"{law} {status.name}{chance}: {status.meaning}")
         return lines
 
 

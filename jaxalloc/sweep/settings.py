@@ -17,8 +17,9 @@ from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.instance import validate
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.sweep.axes import Array, Axis, Quantity, Span, read_axis, read_drawn
+from jaxalloc.tables import SUFFIXES
 from jaxalloc.traces.intervals import Predictions, calibration
-from jaxalloc.traces.readers import SUFFIXES, read_trace
+from jaxalloc.traces.readers import read_trace
 from jaxalloc.traces.trace import Trace, to_requests
 from jaxalloc.traces.words import (
     POLICIES,

@@ -1,6 +1,6 @@
 """H-SF against the exact optimum of tiny instances, an integer program that SciPy's `milp` solves.
 
-The full comparison on 200 instances is `benchmarks/scheduling/optimality.py`.
+The full comparison on 200 instances is `benchmarks/scheduling_optimality.py`.
 """
 
 import jax

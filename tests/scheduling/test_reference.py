@@ -1,6 +1,6 @@
 """The package against the plain-Python reference, and both against instances worked by hand.
 
-`benchmarks/scheduling/agreement.py` does the same on 100,000 instances. The seed is drawn anew and
+`benchmarks/scheduling_agreement.py` does the same on 100,000 instances. The seed is drawn anew and
 printed on failure; JAXALLOC_SEED takes it back.
 """
 

@@ -1,4 +1,4 @@
-"""Slices of the studies under `benchmarks/scheduling`, and the shape of the compiled loop."""
+"""Slices of the studies under `benchmarks`, and the shape of the compiled loop."""
 
 import re
 

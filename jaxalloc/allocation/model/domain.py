@@ -54,7 +54,7 @@ FIELDS = {
     "time_per_token": Field("service time of a thinking token, s / token", positive=True),
     "min_tokens": Field("smallest token budget", default=0.0),
     "max_tokens": Field("largest token budget"),
-    "accuracy_weight": Field("what one unit of accuracy is worth, s", per_type=False),
+    "accuracy_weight": Field("worth of one unit of accuracy, s", per_type=False),
     "service_cv": Field(
         "coefficient of variation of the service time; 0 is deterministic",
         default=0.0,

@@ -8,13 +8,12 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
-from jaxalloc.cli.plots.style import STYLE, look, shorten, title_of, wrapped
+from jaxalloc.cli.plots.style import canvas, label_log, look, shorten, title_of, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from jaxalloc.sweep.axes import Axis
     from jaxalloc.sweep.designs import Grid
@@ -51,21 +50,15 @@ def frontier_figure(grid: Grid, columns: dict[str, Any], title: str) -> Figure:
     """
     family = _family(grid, columns)
     weight = next(axis.values for axis in grid.axes if axis.field == "accuracy_weight")
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8, 5), layout="constrained")
-        axes = figure.subplots()
+    with canvas((8, 5)) as (figure, axes):
         if not len(family.curves):
             axes.annotate("no configuration converged", (0.5, 0.5), xycoords="axes fraction")
         elif family.axis is None:
             axes.plot(*family.curves[0].T, color=look(0)["color"], lw=2)
         else:
             _draw(figure, axes, family, family.axis)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("")
-        axes.set_xlabel("mean system time, s")
-        axes.set_ylabel("mean accuracy")
+        axes.set(xscale="log", xlabel="mean system time, s", ylabel="mean accuracy")
+        label_log(axes.xaxis)
         axes.set_title(
             f"{shorten(title)}: what accuracy costs in time\n"
             f"along each curve: accuracy weight from {weight.min():g} to {weight.max():g} s"
@@ -98,23 +91,15 @@ def _family(grid: Grid, columns: dict[str, Any]) -> _Family:
 def _draw(figure: Figure, axes: Axes, family: _Family, axis: Axis) -> None:
     """The curves, and the bar that tells their colours."""
     norm = (LogNorm if axis.log else Normalize)(axis.values.min(), axis.values.max())
-    lines = LineCollection(
-        list(family.curves),
-        cmap=_readable_map(),
-        norm=norm,
-        linewidths=1.4 if len(family.curves) <= _FEW_CURVES else 0.7,
-        array=family.values,
-    )
+    # Cividis without its lightest end, which white paper swallows.
+    colours = ListedColormap(mpl.colormaps["cividis"](np.linspace(0, 0.88, 256)))
+    width = 1.4 if len(family.curves) <= _FEW_CURVES else 0.7
+    style: Any = {"cmap": colours, "norm": norm, "linewidths": width, "array": family.values}
+    lines = LineCollection(list(family.curves), **style)
     axes.add_collection(lines)
     axes.autoscale()
     bar = figure.colorbar(lines, ax=axes, pad=0.02)
     if axis.log:
-        bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        bar.ax.yaxis.set_minor_formatter("")
+        label_log(bar.ax.yaxis)
     bar.ax.yaxis.set_major_formatter("{x:g}")
     bar.set_label(wrapped(title_of(axis.label)))
-
-
-def _readable_map() -> ListedColormap:
-    """Cividis without its lightest end, which white paper swallows."""
-    return ListedColormap(mpl.colormaps["cividis"](np.linspace(0, 0.88, 256)))
