@@ -70,10 +70,10 @@ def _scores(counts: Counts, top: Maximum) -> tuple[Any, Float[Array, "N 3"], Flo
 
     Where the curve is a constant, only that moves.
     """
-    p, slopes = curve(counts.tokens, top.point)
+    p, columns = curve(counts.tokens, top.point)
     constant = top.point[1] <= top.point[0]
     alone = (jnp.arange(3) == 0).astype(p.dtype)
-    slopes = jnp.where(constant, alone[None, :], jnp.stack(slopes, axis=-1))
+    slopes = jnp.where(constant, alone[None, :], jnp.stack(columns, axis=-1))
     return p, slopes, slopes * over(jnp.ones_like(p), p * (1 - p))[:, None]
 
 

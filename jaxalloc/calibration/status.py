@@ -45,7 +45,7 @@ class FitStatus(enum.IntEnum):
         "(failed calls), or fit without --robust",
     )
 
-    def __new__(cls, value: int, meaning: str) -> FitStatus:
+    def __new__(cls, value: int, meaning: str = "") -> FitStatus:
         """A number that bears its meaning."""
         status = int.__new__(cls, value)
         status._value_ = value
