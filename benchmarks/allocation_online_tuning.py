@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 import jaxalloc
-from jaxalloc.workloads.files import load, to_workload
+from jaxalloc.workloads.files import load
 
 PROMISE = 2.0  # mean system time, s
 INTERVAL = 300.0  # s
@@ -98,7 +98,7 @@ def run_day(seed: int, intervals: int) -> dict[str, Any]:
     """The three operators over one day, and what a step costs."""
     rates = jnp.asarray(true_rates(intervals))
     counts = jnp.asarray(np.random.default_rng(seed).poisson(np.asarray(rates) * INTERVAL) * 1.0)
-    base = to_workload(load("qwen3-8b"))
+    base = load("qwen3-8b").workload
     workload = at(base, rates[0], base.accuracy_weight)
     start = first_operator(workload)
     step = lambda operator, count: follow(operator, count, workload)  # noqa: E731

@@ -42,17 +42,19 @@ def log(columns: dict) -> Any:
 def once(file: Any, workload: Any, truth: Any, seed: int) -> dict:
     """One log: what was reported and what is true."""
     import jaxalloc
-    from jaxalloc.cli.fit_workload import build, decision
-    from jaxalloc.measurements.fits import fit_runs
+    from jaxalloc.calibration.decision import solve_uncertain
+    from jaxalloc.cli.fit_answer import describe_decision
+    from jaxalloc.workloads.uncertainty import to_covariances
 
-    fits = fit_runs(table(synthetic.runs(file, 2 * seed + 1)))
+    runs = table(synthetic.runs(file, 2 * seed + 1))
     arrivals = log(synthetic.arrivals(file, 2 * seed + 2, 2000))
-    settings = {"arrival_rate": None, "accuracy_weight": 30.0, "min_tokens": 0.0}
-    settings["max_tokens"] = 16384.0
-    fitted, _ = build([f for f in fits if f.usable], arrivals, {}, settings, "x", "x")
-    said = decision(fitted, seed)
-    if fitted.task_names != file.task_names:
-        return {"left out": sorted(set(file.task_names) - set(fitted.task_names))}
+    fits = jaxalloc.fit_runs(runs, arrivals, min_tokens=0.0, max_tokens=16384.0, partial=True)
+    fitted = fits.file
+    known = to_covariances(fitted)
+    decision = solve_uncertain(jax.random.key(seed), fitted.workload, known, 4000)
+    said = describe_decision(fits, decision)
+    if fitted.names != file.names:
+        return {"left out": sorted(set(file.names) - set(fitted.names))}
     tokens = np.array([task["tokens"]["value"] for task in said["tasks"]])
     regret = float(truth["objective"] - jaxalloc.objective(workload, tokens))
     inside = {
@@ -65,7 +67,7 @@ def once(file: Any, workload: Any, truth: Any, seed: int) -> dict:
         "mean": said["regret"]["mean"],
         "high": said["regret"]["high"],
         "inside": {name: bool(value) for name, value in inside.items()},
-        "statuses": [fit.complaints for fit in fits],
+        "statuses": [task.complaints for task in fits.tasks],
     }
 
 
@@ -75,12 +77,12 @@ def main() -> None:
     given = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     import jaxalloc
-    from jaxalloc.workloads.files import load, override, to_workload
+    from jaxalloc.workloads.files import load, override
 
     file = load("qwen3-8b")
     # The logs have random service times: so has the truth.
     times = override(file, {"service_cv": synthetic.SERVICE_CV}, "qwen3-8b")
-    workload = to_workload(times)
+    workload = times.workload
     best = jaxalloc.solve(workload)
     truth = {"tokens": np.asarray(best.tokens), "objective": float(best.objective)}
     truth |= {name: float(getattr(jaxalloc, name)(workload, best.tokens)) for name in TOTALS[:2]}

@@ -23,13 +23,13 @@ import common  # noqa: E402
 
 import jaxalloc  # noqa: E402
 from jaxalloc.cli.plots.style import STYLE, look, save  # noqa: E402
-from jaxalloc.workloads.files import load, to_workload  # noqa: E402
+from jaxalloc.workloads.files import load  # noqa: E402
 
 WAYS = ("nearest", "floor", "best")
 
 
 def grid(rates, weights):
-    base = to_workload(load("qwen3-8b"))
+    base = load("qwen3-8b").workload
     rate, weight = np.meshgrid(
         np.geomspace(0.01, 4, rates), np.geomspace(1, 300, weights), indexing="ij"
     )

@@ -22,7 +22,7 @@ from jaxalloc import (
     solve_for_mean_tokens,
 )
 from jaxalloc.allocation.decisions.rounding import integer_box
-from jaxalloc.workloads.files import load, override, save, to_workload
+from jaxalloc.workloads.files import load, override, save
 
 FIELDS = random_workloads(51, 64)
 PRICE = np.where(np.arange(64) % 4, np.geomspace(1e-6, 1e-2, 64), 0)
@@ -122,4 +122,4 @@ def test_a_file_keeps_the_price(tmp_path):
         save(file, tmp_path / "a.toml")
         assert load(tmp_path / "a.toml") == file
         assert ("token_price" in (tmp_path / "a.toml").read_text()) == (price > 0)
-        assert to_workload(file).token_price == price
+        assert file.workload.token_price == price

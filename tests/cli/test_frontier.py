@@ -36,7 +36,7 @@ def test_targets_are_met(command):
     assert targets["accuracy"]["mean_accuracy"] == pytest.approx(0.45)
     assert targets["mean_tokens"]["mean_tokens"] == pytest.approx(1000)
     assert all(entry["status"] == "CONVERGED" for entry in targets.values())
-    workload = workloads.to_workload(workloads.load("qwen3-8b"))
+    workload = workloads.load("qwen3-8b").workload
     weight, _ = jaxalloc.solve_for_system_time(workload, 2.0)
     assert targets["system_time"]["accuracy_weight"] == pytest.approx(float(weight))
     price, _ = jaxalloc.solve_for_mean_tokens(workload, 1000.0)

@@ -62,7 +62,7 @@ def test_formulas_and_sample_paths_agree(answer):
     for name, row in answer["measures"].items():
         assert row["low"] <= row["simulated"] <= row["high"], name
         assert row["low"] <= row["formula"] <= row["high"], name
-    workload = workloads.to_workload(workloads.load("qwen3-8b"))
+    workload = workloads.load("qwen3-8b").workload
     tokens = np.array([task["tokens"] for task in answer["tasks"]])
     assert tokens.tolist() == [4072, 4702, 704, 2245, 1393]
     time = answer["measures"]["mean_system_time"]["formula"]

@@ -17,7 +17,7 @@ def document(command, line, code=0):
 def test_the_document_agrees_with_the_library(command):
     answer = document(command, "qwen3-8b --max-tokens 4000")
     file = workloads.override(workloads.load("qwen3-8b"), {"max_tokens": 4000}, "")
-    report = jaxalloc.sensitivity(workloads.to_workload(file))
+    report = jaxalloc.sensitivity(file.workload)
     entries = {entry["parameter"]: entry for entry in answer["parameters"]}
     assert len(entries) == 3 + 9 * 5
     assert answer["status"] == "CONVERGED"

@@ -39,11 +39,11 @@ def test_the_document_agrees_with_the_library(command):
     file = workloads.override(
         workloads.load("r1-distill-llama-8b"), {"service_cv": 1, "accuracy_weight": 10}, ""
     )
-    workload = workloads.to_workload(file)
+    workload = file.workload
     tokens = jnp.array([task["tokens"] for task in document["tasks"]])
     for name in ("objective", "utilization", "mean_accuracy", "mean_wait", "mean_system_time"):
         assert document[name] == pytest.approx(float(getattr(jaxalloc, name)(workload, tokens)))
-    assert [task["name"] for task in document["tasks"]] == list(file.task_names)
+    assert [task["name"] for task in document["tasks"]] == list(file.names)
     assert sum(task["load_share"] for task in document["tasks"]) == pytest.approx(1)
     for k, task in enumerate(document["tasks"]):
         entry = file.task[k]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _MARKED_WEIGHTS = 7
 _MOST_TASKS = 12
-_ROOM = 0.15  # for the last label, of the width
+_ROOM = 0.2  # for the last label, of the width
 _MEANING = {"system_time": "time", "accuracy": "accuracy", "mean_tokens": "mean tokens"}
 
 

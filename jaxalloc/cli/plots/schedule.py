@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Predictions from perfect to useless, in the words of `--intervals`.
-WIDTHS = ("exact", "bins:100", "bins:50", "bins:20", "bins:10", "bins:5", "bins:2", "one")
 NAMES = {
     "a_min": "A_min",
     "a_max": "A_max",
