@@ -10,10 +10,10 @@ from scipy.stats import t as student
 
 import jaxalloc
 from jaxalloc.calibration.accuracy import fit_counts
+from jaxalloc.calibration.evidence import Rows
 from jaxalloc.calibration.intervals import count_intervals
 from jaxalloc.calibration.likelihood import Counts
 from jaxalloc.calibration.quantiles import student_quantile
-from jaxalloc.calibration.evidence import Rows
 
 FIELDS = ("gain", "decay", "floor")
 

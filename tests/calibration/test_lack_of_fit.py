@@ -9,8 +9,8 @@ import pytest
 import jaxalloc
 from jaxalloc import FitStatus
 from jaxalloc.calibration.accuracy import fit_counts
-from jaxalloc.calibration.likelihood import Counts
 from jaxalloc.calibration.evidence import Rows
+from jaxalloc.calibration.likelihood import Counts
 
 QUESTIONS = 100
 SHARES = {

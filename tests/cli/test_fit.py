@@ -302,7 +302,10 @@ def test_what_is_left_out_is_said_with_its_traffic(command, tmp_path):
         ("fit runs.csv --mix easy=1,none=2", "--mix: task 'none' has no runs: measure it"),
         ("fit runs.csv --mix easy=x", "--mix = easy=x: easy = 'x' is not a number"),
         ("fit runs.csv --mix easy=0", "--mix sums to 0"),
-        ("fit runs.csv --arrivals log.csv --mix easy=1", "--mix and arrivals say the same: drop one"),
+        (
+            "fit runs.csv --arrivals log.csv --mix easy=1",
+            "--mix and arrivals say the same: drop one",
+        ),
         ("fit runs.csv --arrivals other.csv", "--arrivals: task 'x' has no runs"),
         ("fit runs.csv --arrivals runs.csv", "runs.csv: column time is missing"),
         ("fit runs.csv --arrival-rate -1", "--arrival-rate = -1 must not be neg"),
