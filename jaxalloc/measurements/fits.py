@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -117,12 +116,13 @@ def fit_tasks(runs: Runs, *, robust: bool = False, level: float = 0.95) -> list[
       level: of the intervals.
     """
     own = [runs.of_task(k) for k in range(len(runs.tasks))]
-    tables = jax.tree.map(lambda *columns: _padded(columns), *map(_columns, own))
-    fits = jax.tree.map(np.asarray, _fit(tables, robust, level))
+    tables = [*map(_columns, own)]
+    sizes = jax.tree.map(_common_size, *tables)
     results = []
-    for k, task in enumerate(own):
+    for task, table in zip(own, tables, strict=True):
         rows = task.count()
-        curve, intervals, service, ends = jax.tree.map(lambda leaf, k=k: leaf[k], fits)
+        found = _fit(jax.tree.map(_padded, table, sizes), robust, level)
+        curve, intervals, service, ends = jax.tree.map(np.asarray, found)
         numbers = [float(x) for x in (curve.gain, curve.decay, curve.floor)]
         first = group(rows, 0.0, 1.0, rows.correct.sum() / rows.trials.sum())
         reach = float(first.high[0] - first.low[0]) / 2
@@ -158,22 +158,21 @@ def _columns(task: Runs) -> tuple[Counts, Rows | None, tuple[Any, ...]]:
     return Counts(*levels), Rows(counts, rows.question), (*times, question)
 
 
+def _common_size(*columns: Any) -> int:
+    """The power of two that the columns of all tasks fit into."""
+    return 1 << (max(_LEAST_ROWS, *map(len, columns)) - 1).bit_length()
+
+
+def _padded(column: Any, size: int) -> Any:
+    """A column filled up with zeros, which are rows of no weight."""
+    return jnp.asarray(np.pad(column, (0, size - len(column))))
+
+
 @functools.partial(jax.jit, static_argnames=("robust", "level"))
-def _fit(tables: Any, robust: bool, level: float) -> Any:
-    """Curves, their intervals, service times and theirs, one task after another."""
-
-    def fit(task: Any) -> Any:
-        levels, rows, times = task
-        curve = fit_counts(levels, rows)
-        tokens, seconds, weight, question = times
-        service = fit_service_time(tokens, seconds, weight, question, robust)
-        ends = count_intervals(curve, levels, level), service, service_intervals(service, level)
-        return curve, *ends
-
-    return jax.lax.map(fit, tables)
-
-
-def _padded(columns: Sequence[Any]) -> Any:
-    """[K, N] columns filled up to one length, a power of two, with zeros: rows of no weight."""
-    size = 1 << (max(_LEAST_ROWS, *map(len, columns)) - 1).bit_length()
-    return jnp.stack([jnp.asarray(np.pad(x, (0, size - len(x)))) for x in columns])
+def _fit(columns: Any, robust: bool, level: float) -> Any:
+    """The curve, its intervals, the service time and its intervals, of one task."""
+    levels, rows, times = columns
+    curve = fit_counts(levels, rows)
+    tokens, seconds, weight, question = times
+    service = fit_service_time(tokens, seconds, weight, question, robust)
+    return curve, count_intervals(curve, levels, level), service, service_intervals(service, level)
