@@ -39,8 +39,9 @@ def profile(parameter, value, start, rows):
         return -measured.log_likelihood(point, *rows)
 
     first = np.array(start)[free]
-    if parameter == 0:
-        first[1] = min(first[1], 0.95 * (1 - value))
+    if parameter != 1:  # inside, where the likelihood is finite
+        other = 1 if parameter == 0 else 0
+        first[other] = min(first[other], 0.95 * (1 - value))
     options = {"xatol": 1e-9, "fatol": 1e-9, "maxiter": 4000, "maxfev": 4000}
     return -minimize(negative, first, method="Nelder-Mead", options=options).fun
 
