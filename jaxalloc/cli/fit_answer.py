@@ -93,7 +93,7 @@ def describe_task(task: TaskFit) -> dict[str, Any]:
 
 def describe_decision(fitted: RunsFit, answer: Decision) -> dict[str, Any]:
     """The optimum with intervals, its regret, and what to measure next."""
-    from jaxalloc.allocation.optimum.optimum import Status
+    from jaxalloc.allocation.optimum.status import Status
     from jaxalloc.calibration.decision import PER_TASK
 
     names = [task.name for task in fitted.kept]
