@@ -85,6 +85,8 @@ def fit_runs(
             raise ValueError(f"{given} and arrivals say the same: drop one")
     if min_tokens is not None and max_tokens is not None and min_tokens > max_tokens:
         raise ValueError(f"min_tokens = {min_tokens:g} must not exceed max_tokens = {max_tokens:g}")
+    if concurrency is not None and not 1 <= concurrency < float("inf"):
+        raise ValueError(f"concurrency = {concurrency:g} must be at least 1: give a number")
     shares = dict(mix or {})
     notes = check_tasks(runs.tasks, shares, arrivals)
     runs, said = one_at_a_time(runs, arrivals, shares, arrival_rate, concurrency, source)
