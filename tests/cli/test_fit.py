@@ -308,7 +308,7 @@ def test_what_is_left_out_is_said_with_its_traffic(command, tmp_path):
         ("fit runs.csv --arrivals runs.csv", "runs.csv: column time is missing"),
         ("fit runs.csv --arrival-rate -1", "--arrival-rate = -1 must not be neg"),
         ("fit runs.csv --min-tokens 9 --max-tokens 8", "--min-tokens = 9 must not exceed"),
-        ("fit runs.csv --seed -1", "--seed = -1 must be from 0 to"),
+        ("fit runs.csv --seed -1", "--seed = -1 must be a whole number from 0 to"),
         ("fit runs.csv --seed 9999999999999999999999", "--seed = 9999999999999999999999 must be"),
         ("fit bad.csv", "bad.csv: row 1 (line 2), column tokens: 'x' is not a number: correct it"),
     ],
