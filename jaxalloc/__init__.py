@@ -55,13 +55,11 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from jaxalloc.calibration.service import ServiceFit, fit_service_time, service_intervals
     from jaxalloc.calibration.status import FitStatus
     from jaxalloc.scheduling import policies
-    from jaxalloc.scheduling.batch import simulate_batch
     from jaxalloc.scheduling.batch_time import BatchTime
     from jaxalloc.scheduling.bounds import latency_bound
-    from jaxalloc.scheduling.instance import validate
     from jaxalloc.scheduling.requests import Requests
     from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
-    from jaxalloc.scheduling.simulation import simulate
+    from jaxalloc.scheduling.simulation import simulate, simulate_batch
 
 _HOMES = {
     "": ("sweep",),
@@ -105,13 +103,11 @@ _HOMES = {
     "calibration.service": ("ServiceFit", "fit_service_time", "service_intervals"),
     "calibration.status": ("FitStatus",),
     "scheduling": ("policies",),
-    "scheduling.batch": ("simulate_batch",),
     "scheduling.batch_time": ("BatchTime",),
     "scheduling.bounds": ("latency_bound",),
-    "scheduling.instance": ("validate",),
     "scheduling.requests": ("Requests",),
     "scheduling.schedule": ("Schedule", "ScheduleStatus"),
-    "scheduling.simulation": ("simulate",),
+    "scheduling.simulation": ("simulate", "simulate_batch"),
 }
 _HOME = {
     name: f"jaxalloc.{module}".rstrip(".") for module, names in _HOMES.items() for name in names
@@ -185,7 +181,6 @@ __all__ = [
     "trust",
     "type_system_time_quantiles",
     "utilization",
-    "validate",
     "wait_cdf",
     "wait_quantile",
 ]
