@@ -17,16 +17,14 @@ import time
 import warnings
 from pathlib import Path
 
+import common
 import hypothesis
 import numpy as np
 import pyarrow as pa
+from fuzz_commands import flags, toml
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.fuzz_commands import flags, toml
-from benchmarks.scheduling.report import environment
 from jaxalloc.measurements.runs import read_arrivals, read_runs
 from jaxalloc.traces.readers import read_trace
 
@@ -217,16 +215,16 @@ def readers(folder):
                     max_size=2,
                 ),
             ),
-            st.sampled_from((None, None, 1.0, 1e-9)),
+            st.sampled_from((None, None, "s", "ns")),
         )
     )
 
     def attempt(example):
-        suffix, data, kind, columns, size = example
+        suffix, data, kind, columns, unit = example
         path = folder / f"input{suffix}"
         path.write_bytes(data)
         if kind == "trace":
-            trace = read_trace(path, columns=columns, seconds_per_unit=size)
+            trace = read_trace(path, columns=columns, time_unit=unit)
             assert np.isfinite(trace.arrival).all()
             assert (np.diff(trace.arrival) >= 0).all()
             assert (trace.output >= 1).all()
@@ -308,8 +306,7 @@ def main():
     for failure in found["failures"]:
         print(failure, end="\n\n")
     print(f"{found['done']} done, {found['refused']} refused, {len(found['failures'])} failures")
-    path = Path(__file__).parent / "results" / f"fuzz_{arguments.target}.json"
-    path.write_text(json.dumps(found | {"environment": environment()}, indent=2) + "\n")
+    common.save(f"fuzz_{arguments.target}", found)
     return 1 if found["failures"] else 0
 
 

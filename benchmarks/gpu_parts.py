@@ -12,20 +12,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import common  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent / "allocation"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import oracles
 import problems
+import scheduling_numba as numba_opponent
 from gpu_rates import SMOKE, device, emit, peak_bytes, timed
 
 import jaxalloc
-from benchmarks.scheduling import numba_opponent
 from jaxalloc import Newton, Requests, Workload, policies, simulate_batch, solve_batch
 from jaxalloc.allocation.optimum import gpu_kernel, optimum
 from jaxalloc.backend import dispatch as backend
@@ -211,8 +207,8 @@ def scheduling(name: str, plain: bool) -> None:
 
 def numba_sides() -> None:
     """The hand-written loops on all cores of this machine, on the same inputs."""
+    import allocation_numba as numba_newton
     import numba
-    import numba_newton
 
     for num_types, lanes in ((6, 1_000_000), (64, 100_000)):
         fields = problems.random_workloads(0, 300 if SMOKE else lanes, num_types)

@@ -12,23 +12,18 @@ Nothing here says anything about a GPU. Writes results/kernel_agreement.json.
 """
 
 import argparse
-import json
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).parents[1]))
 jax.config.update("jax_enable_x64", True)
 
+import common  # noqa: E402
 from problems import hard_batches, random_workloads  # noqa: E402
 from scheduling.instances import EXACT_SECONDS, WIDTH, ZOO, random_case  # noqa: E402
 
-from benchmarks.scheduling.report import environment  # noqa: E402
 from jaxalloc import (  # noqa: E402
     BatchTime,
     Newton,
@@ -127,9 +122,7 @@ def main():
         "allocation": allocation(1_000 if quick else 10_000, 500 if quick else 12_500),
         "scheduling": scheduling(200 if quick else 2_000),
     }
-    if not quick:
-        path = Path(__file__).parent / "results" / "kernel_agreement.json"
-        path.write_text(json.dumps({"environment": environment(), **document}, indent=1) + "\n")
+    common.save("kernel_agreement", document, quick)
 
 
 if __name__ == "__main__":

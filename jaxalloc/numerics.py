@@ -45,6 +45,24 @@ def cast(value: Any, dtype: Any) -> jax.Array:
     return jnp.asarray(np.asarray(value, dtype))  # on the host, where nothing is compiled
 
 
+def require(valid: Any, name: str, value: Any, rule: str) -> None:
+    """Raise a ValueError that names the first entry of `value` where `valid` is False.
+
+    >>> require(np.array([True, False]), "gain", np.array([0.5, -2.0]), "must not be negative")
+    Traceback (most recent call last):
+    ValueError: gain[1] = -2 must not be negative
+    """
+    if np.all(valid):
+        return
+    valid, value = np.broadcast_arrays(valid, value)
+    index = tuple(int(i) for i in np.argwhere(~valid)[0])
+    place = f"[{', '.join(map(str, index))}]" if index else ""
+    short = f"{value[index]:g}"
+    raise ValueError(
+        f"{name}{place} = {short if float(short) == value[index] else value[index]} {rule}"
+    )
+
+
 def as_key(key: Any) -> jax.Array:
     """A typed random key, whatever kind of key was given.
 

@@ -82,11 +82,6 @@ class Given:
     def requests(self) -> jaxalloc.Requests:
         return jaxalloc.Requests(**{name: self.whole(value) for name, value in REQUESTS.items()})
 
-    @property
-    def curves(self) -> jaxalloc.Replicates:
-        line = np.arange(32) / 32
-        return jaxalloc.Replicates(self.real(line), self.real(line), self.real(line))
-
     def of_tokens(self, function: Callable[..., Any], *numbers: float) -> Any:
         return function(self.workload, self.tokens, *map(self.real, numbers))
 
@@ -169,8 +164,6 @@ OF_MEASUREMENTS = {
     "accuracy_intervals": lambda g: jaxalloc.accuracy_intervals(
         jaxalloc.fit_accuracy(*g.rows), *g.rows
     ),
-    "bootstrap_accuracy": lambda g: jaxalloc.bootstrap_accuracy(key(), *g.rows, replicates=8),
-    "bootstrap_intervals": lambda g: jaxalloc.bootstrap_intervals(g.curves),
     "fit_accuracy": lambda g: (
         jaxalloc.fit_accuracy(*g.rows),
         jaxalloc.fit_accuracy(*g.rows, question=g.whole([1, 2, 3, 4])),
@@ -201,11 +194,14 @@ OF_REQUESTS = {
         policies.MCSF(),
         max_rounds=g.whole(100),
     ),
-    "validate": lambda g: jaxalloc.validate(g.requests, g.whole(16), policies.AMax()),
 }
 CALLS = OF_ONE_WORKLOAD | OF_MANY_WORKLOADS | OF_MEASUREMENTS | OF_REQUESTS
 
 
+OF_FILES = {"load", "read_runs", "read_trace", "save"}  # which take no numbers
+
+
 def public_functions() -> set[str]:
-    """The names on the map that are functions."""
-    return {name for name in jaxalloc.__all__ if inspect.isroutine(getattr(jaxalloc, name))}
+    """The names on the map that are functions of numbers."""
+    named = {name for name in jaxalloc.__all__ if inspect.isroutine(getattr(jaxalloc, name))}
+    return named - OF_FILES

@@ -14,8 +14,6 @@ import pytest
 from public import (
     CALLS,
     FIELDS,
-    OF_MANY_WORKLOADS,
-    OF_MEASUREMENTS,
     OF_ONE_WORKLOAD,
     TOKENS,
     Given,
@@ -24,9 +22,14 @@ from public import (
 
 import jaxalloc
 
-OF_ALLOCATION = OF_ONE_WORKLOAD | OF_MANY_WORKLOADS | OF_MEASUREMENTS
 EVERY = pytest.mark.parametrize("name", CALLS)
-EVERY_OF_ALLOCATION = pytest.mark.parametrize("name", OF_ALLOCATION)
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    """Every call here, as a program that mixes no dtypes makes it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 def test_no_function_is_forgotten():
@@ -78,12 +81,6 @@ def test_a_whole_number_is_one_whatever_its_type(name):
     compare(name, Given(real=lists, whole=lists), 1e-12)
 
 
-@EVERY
-def test_strict_promotion(name):
-    with jax.numpy_dtype_promotion("strict"):
-        CALLS[name](Given(real=floating(jnp.float32), whole=floating(jnp.int32)))
-
-
 LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 
 
@@ -124,7 +121,6 @@ def test_a_healthy_answer_passes_the_check_for_nan(name):
 # Of most functions a test beside theirs compares the derivative; these have none.
 WITHOUT_DERIVATIVE = {
     "accuracy_intervals",
-    "bootstrap_accuracy",
     "fit_service_time",  # robust
     "round_tokens",
     "rounding_loss",
@@ -137,7 +133,7 @@ def total(answer):
     return sum(jnp.sum(leaf) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
-@pytest.mark.parametrize("name", sorted(WITHOUT_DERIVATIVE - {"bootstrap_accuracy"}))
+@pytest.mark.parametrize("name", sorted(WITHOUT_DERIVATIVE))
 def test_a_function_without_a_derivative_says_so(name):
     def value(one):
         def real(x):

@@ -1,42 +1,29 @@
-"""The README's Python runs and prints what the README says; its commands are real ones."""
+"""Every page's programs and commands run and print what the page says; its links lead somewhere."""
 
 import re
-import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from pages import PAGES, ROOT, agree, run_in_a_process
 
-README = Path(__file__).parents[1] / "README.md"
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def test_the_python_prints_what_follows_it(tmp_path):
-    programs, outputs = blocks("python"), blocks("text")
-    assert len(programs) == len(outputs) >= 1
-    for program, output in zip(programs, outputs, strict=True):
-        assert len(program.splitlines()) <= 12
-        run = [sys.executable, "-W", "error", "-c", program]
-        shell = subprocess.run(run, capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert (shell.stdout, shell.stderr) == (output, "")
+@EVERY
+def test_what_a_page_shows_is_what_runs(page, tmp_path):
+    assert run_in_a_process(page, tmp_path) == page.read_text()
 
 
-def test_the_first_command_sweeps_a_built_in_workload(capsys, tmp_path, monkeypatch):
-    from jaxalloc.cli import main
-
-    monkeypatch.chdir(tmp_path)
-    install = blocks("sh")[0].replace("\\\n", " ").splitlines()[1]
-    words = shlex.split(install.partition(".venv/bin/jaxalloc ")[2])
-    assert words[:2] == ["sweep", "qwen3-8b"]
-    assert main(words) == 0
-    assert "CONVERGED" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["frontier.png", "sweep.parquet"]
+@EVERY
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)]+)\)", README.read_text()))
-def test_every_link_leads_somewhere(link):
-    assert (README.parent / link).exists()
+def test_the_first_page_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
+
+
+def test_outputs_agree_in_words_and_in_numbers():
+    assert agree("mean 1.00 s after … steps\n", "mean  1.01 s after 4 steps\n")
+    assert not agree("mean 1.00 s\n", "mean 1.03 s\n")
+    assert not agree("mean 1.00 s\n", "wait 1.00 s\n")

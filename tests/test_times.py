@@ -5,11 +5,11 @@ import datetime
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from jaxalloc.measurements.runs import read_arrivals, read_runs
-from jaxalloc.times import TIME_UNITS, BadCell, duration_size, named_unit, read_times
+from jaxalloc.measurements.runs import read_arrivals
+from jaxalloc.tables import Column
+from jaxalloc.times import TIME_UNITS, named_unit, read_durations, read_times
 from jaxalloc.traces.readers import read_trace
 
 ENDINGS = {
@@ -21,19 +21,23 @@ ENDINGS = {
 }
 
 
+def read(cells, name, **given):
+    return read_times(Column.create(name, cells), **given)
+
+
 @pytest.mark.parametrize(("unit", "name"), [(u, n) for u, names in ENDINGS.items() for n in names])
 def test_names_tell_units(unit, name):
     assert named_unit(name) == unit
     size = TIME_UNITS[unit or "s"]
-    assert read_times([1, 3], name).seconds.tolist() == [0, 2 * size]
-    assert duration_size(name) == size
-    if unit is not None:
-        for read in (
-            duration_size,
-            lambda name, other: read_times([1], name, seconds_per_unit=other),
-        ):
-            with pytest.raises(ValueError, match="by its name: drop --time-unit"):
-                read(name, 60.0)
+    assert read([1, 3], name).seconds.tolist() == [0, 2 * size]
+    assert read_durations(Column.create(name, ["250"])).tolist() == [250 * size]
+    other = "ms" if unit == "s" else "s"
+    for function in (read_durations, read_times):
+        if unit is None:
+            function(Column.create(name, [1]), time_unit=other)
+        else:
+            with pytest.raises(ValueError, match=r"^time_unit = .* by its name: drop one"):
+                function(Column.create(name, [1]), time_unit=other)
 
 
 @given(
@@ -44,17 +48,20 @@ def test_names_tell_units(unit, name):
 )
 def test_numbers_of_every_form_are_the_same_times(start, steps, unit, form):
     values = np.cumsum([start, *steps])
-    read = read_times([form(int(x)) for x in values], "when", seconds_per_unit=TIME_UNITS[unit])
-    np.testing.assert_allclose(read.seconds, (values - start) * TIME_UNITS[unit], rtol=1e-12)
-    assert read.unit == unit
+    found = read([form(int(x)) for x in values], "when", time_unit=unit)
+    np.testing.assert_allclose(found.seconds, (values - start) * TIME_UNITS[unit], rtol=1e-12)
+    assert found.unit == unit
 
 
-def test_digits_beyond_a_nanosecond_are_cut_off_of_dates_alone():
+def test_no_digit_of_an_integer_is_lost_and_of_dates_those_beyond_a_nanosecond():
     dates = ["2023-11-16 18:15:46.6805900001234", "2023-11-16 18:15:47.680590000"]
-    assert read_times(dates, "t").seconds.tolist() == [0, 1]
-    np.testing.assert_allclose(
-        read_times(["1.0000000001e10", "1e10"], "t_ns").seconds, [1e-9, 0], rtol=1e-12
-    )
+    assert read(dates, "t").seconds.tolist() == [0, 1]
+    late = 1_700_000_000_000_000_000
+    for cells in ([late, late + 1], [str(late), str(late + 1)], pa.array([late, late + 1])):
+        assert read(cells, "t_ns").seconds.tolist() == [0, 1e-9]
+    # Apart by more than their own type holds.
+    assert read(pa.array([-100, 100], pa.int8()), "t").seconds.tolist() == [0, 200]
+    assert read([-(2**63), 2**63 - 1], "t_ns").seconds[1] == pytest.approx(2**64 * 1e-9)
 
 
 @given(
@@ -74,9 +81,9 @@ def test_offsets_are_moments(moments, hours):
         [m.isoformat(sep=" ") for m in local],
         pa.array([m.astimezone(datetime.UTC) for m in local], pa.timestamp("us", "UTC")),
     ):
-        read = read_times(cells, "TIMESTAMP")
-        np.testing.assert_allclose(read.seconds, wanted, rtol=1e-12, atol=1e-9)
-        assert read.unit == "date"
+        found = read(cells, "TIMESTAMP")
+        np.testing.assert_allclose(found.seconds, wanted, rtol=1e-12, atol=1e-9)
+        assert found.unit == "date"
 
 
 @pytest.mark.parametrize(
@@ -91,34 +98,50 @@ def test_offsets_are_moments(moments, hours):
     ],
 )
 def test_a_timestamp_is_what_its_marks_say(beside, values, unit):
-    assert read_times(values, "timestamp", beside=beside).unit == unit
+    assert read(values, "timestamp", beside=beside).unit == unit
 
 
 @pytest.mark.parametrize(
     ("cells", "name", "given", "message"),
     [
-        ([0, 3000], "timestamp", {}, "could be seconds or milliseconds: say which with --time"),
-        ([1.7e9, 1.8e9], "timestamp", {"beside": ["hash_ids"]}, "looks like Unix time in s"),
-        ([1.7e12, 1.8e12], "arrival", {}, "looks like Unix time in ms: rename it, or say"),
+        ([0, 3000], "timestamp", {}, "row 1, column timestamp: 0 could be seconds or milliseconds"),
+        (
+            [1.7e9, 1.8e9],
+            "timestamp",
+            {"beside": ["hash_ids"]},
+            "looks like Unix time in s: rename",
+        ),
+        ([1.7e12, 1.8e12], "arrival", {}, "looks like Unix time in ms: rename it, or say which"),
         ([1, 2], "arrival_minutes", {}, "'arrival_minutes' is not in seconds: convert it"),
-        ([1, 2], "arrival_ms", {"seconds_per_unit": 1.0}, "is in ms by its name: drop --time"),
-        (["1", "x"], "t", {}, r"t = 'x' in row 2 is not a time: write seconds, or 2023"),
-        (["1", "2023-01-01"], "t", {}, "in row 2 is of another form than row 1"),
-        (["2023-01-01T00:00:00Z", "2023-01-01"], "t", {}, "in row 2 is of another form"),
-        (["1", ""], "t", {}, "t = an empty cell in row 2 must be a finite number"),
-        (["1", "nan"], "t", {}, "t = 'nan' in row 2 must be a finite number"),
-        ([1.0, float("inf")], "t", {}, "must be a finite number"),
+        (
+            [1, 2],
+            "arrival",
+            {"time_unit": "min"},
+            "time_unit = 'min' is unknown: choose from s, ms",
+        ),
+        (["1", "x"], "t", {}, "row 2, column t: 'x' is not a time: write seconds, or 2023"),
+        (["1", "2023-01-01"], "t", {}, "row 2, column t: '2023-01-01' is of another form than row"),
+        (
+            ["2023-01-01T00:00:00Z", "2023-01-01"],
+            "t",
+            {},
+            "row 2, column t: .* of another form tha",
+        ),
+        (["1", ""], "t", {}, "row 2, column t: an empty cell must be a finite number"),
+        (["2023-01-01", ""], "t", {}, "row 2, column t: an empty cell is not a time"),
+        (["1", "nan"], "t", {}, "row 2, column t: 'nan' must be a finite number"),
+        ([1.0, float("inf")], "t", {}, "row 2, column t: inf must be a finite number"),
         ([-1.5e308, 1.5e308], "t", {}, "are too far apart"),
-        ([True, False], "t", {}, "t holds bool, no times"),
-        ([[1], [2]], "t", {}, "no times: name another column"),
+        (["0001-01-01", "2023-01-01"], "t", {}, "row 1, column t: '0001-01-01' is not a time"),
+        (pa.array([0, 2**62], pa.timestamp("s")), "t", {}, "has times before 1678 or after 2262"),
+        ([True, False], "t", {}, "'true' is not a time"),
+        ([[1], [2]], "t", {}, "column t holds list<item: int64>: name one of numbers or text"),
     ],
 )
 def test_what_is_no_time(cells, name, given, message):
     with pytest.raises(ValueError, match=message) as caught:
-        read_times(cells, name, **given)
+        read(cells, name, **given)
     assert "\n" not in str(caught.value)
-    if isinstance(caught.value, BadCell):
-        assert caught.value.row in (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -140,10 +163,3 @@ def test_traces_and_logs_read_the_same_times(name, cells, tmp_path):
     path.write_text("timestamp\n0\n3000\n")
     with pytest.raises(ValueError, match="could be seconds or milliseconds"):
         read_arrivals(path, {"time": "timestamp"})
-
-
-def test_durations_are_in_the_unit_of_their_column(tmp_path):
-    path = tmp_path / "runs.csv"
-    path.write_text("task,tokens,correct,latency_ms,latency\nx,10,1,250,250\n")
-    assert read_runs(path, {"seconds": "latency_ms"}).seconds.tolist() == [0.25]
-    assert read_runs(path, {"seconds": "latency"}, 1e-6).seconds.tolist() == [250e-6]

@@ -83,7 +83,7 @@ def accuracy_intervals(
     """Profile-likelihood intervals of the gain, the decay and the floor of one fit.
 
     Works under `jax.jit` and `jax.vmap`. In `jaxalloc`'s own trials they hold the truth as often as
-    they say where the fit is CONVERGED (`benchmarks/calibration/coverage.py`).
+    they say where the fit is CONVERGED (`benchmarks/calibration_coverage.py`).
 
     Args:
       fit: what `fit_accuracy` says of the same rows, with or without questions.

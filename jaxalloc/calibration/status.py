@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-# Beyond these an interval of 95 % is known to hold what it says (benchmarks/calibration/coverage).
+# Beyond these an interval of 95 % is known to hold what it says (benchmarks/calibration_coverage).
 WEAK_RATE_ERROR = 0.3  # standard error of ln b
 WEAK_MARGIN = 0.03  # of the floor to 0, and of the ceiling to 1
 UNKNOWN_RATE_ERROR = 1.0  # standard error of ln b: a factor of seven either way

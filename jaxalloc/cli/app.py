@@ -13,14 +13,13 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from jaxalloc.cli.errors import explain
-from jaxalloc.cli.output import complain
+from jaxalloc.cli.errors import complain, explain
 
-# Modules of this package, each with `register(app)`, in the order of the help.
+# Modules of this package, each with a function of its name, in the order of the help.
 COMMANDS = (
     "presets",
     "solve",
@@ -51,7 +50,8 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_options)
     for name in COMMANDS:
-        importlib.import_module(f"jaxalloc.cli.{name}").register(app)
+        module = importlib.import_module(f"jaxalloc.cli.{name}")
+        app.command(name, cls=getattr(module, "CLASS", None))(getattr(module, name))
     return app
 
 
@@ -79,11 +79,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0 done, 1 ran but the answer is a failure, 2 bad input, 130 interrupted.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words:
-        words = ["--help"]
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    command = typer.main.get_command(make_app())
     try:
-        code = int(make_app()(words, prog_name="jaxalloc", standalone_mode=False) or 0)
+        code = int(command(words, prog_name="jaxalloc", standalone_mode=False) or 0)
         sys.stdout.flush()
         return code
     except typer.TyperException as error:
@@ -95,7 +94,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         message = explain(error)
         if message is None:
             raise
-        complain(message)
+        complain(_with_flag(message, getattr(command, "commands", {}).get(words[0])))
         if isinstance(error, OSError) and error.errno in _NO_OUTPUT:
             _close_stdout()
     return BAD_INPUT
@@ -107,10 +106,18 @@ def _close_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _with_flag(message: str, command: Any) -> str:
+    """The message with the flag in the place of the argument that it begins with."""
+    name = message.split(" ", 1)[0].rstrip(":")
+    flags = {param.name: param.opts[0] for param in getattr(command, "params", ())}
+    return flags.get(name, name) + message.removeprefix(name)
+
+
 def _usage(error: typer.TyperException) -> str:
     """A complaint about flags as one line that says where they are explained."""
-    describe = getattr(error, "format_message", error.__str__)
+    message = str(getattr(error, "format_message", error.__str__)())
+    if isinstance(error, typer.BadParameter) and error.param is not None and error.message:
+        message = f"{error.param.opts[0]} = {error.message}"
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "jaxalloc"
-    message = str(describe()).rstrip(".").replace("Value error, ", "")
-    return f"{message}: see {command} --help"
+    return f"{message.rstrip('.').replace('Value error, ', '')}: see {command} --help"

@@ -6,31 +6,24 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import typer
-
+from jaxalloc.cli.compute import computing
 from jaxalloc.cli.errors import explain
-from jaxalloc.cli.flags import AsJson
-from jaxalloc.cli.precision import float64
+from jaxalloc.cli.options import AsJson
+from jaxalloc.cli.report import Part, deliver
 
-FAILED = 1
 # The reference optimum of Qwen3-8B at the built-in traffic; all but the first are rounded.
 _KNOWN_TOKENS = {"AIME24": 4072.46, "AIME25": 4702, "GPQA-D": 704, "GSM8K": 2245, "HMMT25": 1393}
 _WITHIN = 0.6  # of a token: the references are rounded
 _KNOWN_FINISH = [5, 4, 3]  # A_min on the first instance worked by hand (prompt 1, cache 8)
 _LIBRARIES = (
     *("jax", "jaxlib", "numpy", "optax", "chex", "jaxtyping"),
-    *("typer", "rich", "pydantic", "tomlkit", "pyarrow", "matplotlib", "pandas", "xarray", "scipy"),
+    *("typer", "rich", "pydantic", "pyarrow", "matplotlib", "pandas", "xarray", "scipy"),
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("doctor")(doctor)
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -39,22 +32,14 @@ def doctor(as_json: AsJson = False) -> None:
     What is broken is named; all else is still told.
     """
     document = _examine()
-    from jaxalloc.cli.output import complain, print_json
-
-    if as_json:
-        print_json(document)
-    else:
-        _print(document)
-    for problem in document["problems"]:
-        complain(problem)
-    if document["problems"]:
-        raise typer.Exit(FAILED)
+    problems = document["problems"]
+    deliver(document, _tables(document), as_json=as_json, lines=problems, failed=bool(problems))
 
 
 def _examine() -> dict[str, Any]:
     """Everything there is to tell; what could not be found out is null and among the problems."""
+    document: dict[str, Any] = {"versions": {"python": platform.python_version()}}
     problems: list[str] = []
-    versions = _versions(problems)
 
     def found(examine: Callable[[], Any]) -> Any:
         try:
@@ -64,12 +49,19 @@ def _examine() -> dict[str, Any]:
             problems.append(explain(error) or said)
             return None
 
+    for name in ("jaxalloc", *_LIBRARIES):
+        try:
+            document["versions"][name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            document["versions"][name] = None
+            if name != "jaxalloc":  # which may run from its sources
+                problems.append(f"the package {name} is missing: install jaxalloc again")
     with contextlib.ExitStack() as stack:
-        on_device = found(lambda: stack.enter_context(float64()) or True)
-        document = {
-            "versions": versions,
-            "platform": found(_platform) if on_device else None,
-            "devices": (found(_devices) if on_device else None) or [],
+        on_device = found(lambda: stack.enter_context(computing()) or True)
+        devices = (found(_devices) if on_device else None) or []
+        document |= {
+            "platform": devices[0]["platform"] if devices else None,
+            "devices": devices,
             "cores": found(_cores),
             "free_memory_bytes": found(_free_memory),
             "dtype": "float64",
@@ -80,29 +72,8 @@ def _examine() -> dict[str, Any]:
         }
     if not all(test["passed"] for test in document["tests"].values() if test):
         problems.append("a self-test failed: reinstall jax and jaxalloc")
-    return document | {
-        "hints": hints(document["platform"] or "", gpu_present()),
-        "problems": list(dict.fromkeys(problems)),
-    }
-
-
-def _versions(problems: list[str]) -> dict[str, str | None]:
-    """Versions of Python, of this package and of all that it needs."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("jaxalloc", *_LIBRARIES):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-            if name != "jaxalloc":  # which may run from its sources
-                problems.append(f"the package {name} is missing: install jaxalloc again")
-    return versions
-
-
-def _platform() -> str:
-    import jax
-
-    return jax.default_backend()
+    hint = hints(document["platform"] or "", gpu_present())
+    return document | {"hints": hint, "problems": list(dict.fromkeys(problems))}
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -126,18 +97,23 @@ def _cores() -> int:
 
 
 def _free_memory() -> int:
-    from jaxalloc.sweep.placement import host_memory
-
-    return host_memory()
+    """Bytes of this machine that are free, or all there are where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _allocation() -> dict[str, Any]:
     """Budgets of a built-in workload against the reference."""
+    import jax
+
     import jaxalloc
     from jaxalloc.workloads.files import load, to_workload
 
     file = load("qwen3-8b")
-    best = jaxalloc.solve(to_workload(file))
+    best = jax.jit(jaxalloc.solve)(to_workload(file))
     found = dict(zip(file.task_names, best.tokens.tolist(), strict=True))
     worst = max(abs(found[name] - tokens) for name, tokens in _KNOWN_TOKENS.items())
     return {
@@ -159,13 +135,8 @@ def _schedule() -> dict[str, Any]:
 
 def gpu_present() -> bool:
     """Whether this machine shows an NVIDIA GPU, whatever JAX says."""
-    return any(
-        (
-            Path("/proc/driver/nvidia/gpus").is_dir(),
-            Path("/dev/nvidia0").exists(),
-            shutil.which("nvidia-smi") is not None,
-        )
-    )
+    files = ("/proc/driver/nvidia/gpus", "/dev/nvidia0")
+    return any(Path(file).exists() for file in files) or shutil.which("nvidia-smi") is not None
 
 
 def hints(platform: str, gpu: bool) -> list[str]:
@@ -180,24 +151,20 @@ def hints(platform: str, gpu: bool) -> list[str]:
     ]
 
 
-def _print(document: dict[str, Any]) -> None:
-    from jaxalloc.cli.output import make_totals, show
-
-    totals = make_totals()
-    for name, version in document["versions"].items():
-        totals.add_row(name, version or "missing")
+def _tables(document: dict[str, Any]) -> Iterator[Part]:
+    told = [(name, version or "missing") for name, version in document["versions"].items()]
     for device in document["devices"]:
         memory = device["memory_bytes"]
         size = f", {memory / 2**30:.1f} GiB" if memory else ""
-        totals.add_row("device", f"{device['name']} ({device['kind']}{size})")
+        told.append(("device", f"{device['name']} ({device['kind']}{size})"))
     memory = document["free_memory_bytes"]
     free = f"{memory / 2**30:.1f} GiB free" if memory else "free memory unknown"
-    totals.add_row("machine", f"{document['cores'] or 'unknown'} cores, {free}")
-    totals.add_row("commands in", document["dtype"])
+    told.append(("machine", f"{document['cores'] or 'unknown'} cores, {free}"))
+    told.append(("commands in", document["dtype"]))
     for name, test in document["tests"].items():
-        result = "not run"
-        if test:
-            wrong = f"{test['found']}, not {test['expected']}"
-            result = "as expected" if test["passed"] else wrong
-        totals.add_row(f"self-test: {name}", result)
-    show(totals, *(f"hint: {hint}" for hint in document["hints"]))
+        result = "as expected" if test else "not run"
+        if test and not test["passed"]:
+            result = f"{test['found']}, not {test['expected']}"
+        told.append((f"self-test: {name}", result))
+    yield told
+    yield from (f"hint: {hint}" for hint in document["hints"])

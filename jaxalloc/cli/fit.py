@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from jaxalloc.allocation.model.domain import FIELDS, domain_error
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import (
-    PICTURES,
+from jaxalloc.cli.options import (
     AsJson,
     PicturePath,
+    Seed,
     TimeUnit,
-    check_seed,
     check_target,
-    seconds_per_unit,
 )
-from jaxalloc.workloads.fields import FIELDS, domain_error
 
 if TYPE_CHECKING:
     from jaxalloc.measurements.runs import Arrivals
@@ -27,13 +25,7 @@ Answer = TypeVar("Answer")
 
 FAILED = 1
 ACCURACY_WEIGHT = 30.0
-MOST_REPLICATES = 100_000
 _PANEL = "Of the workload"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("fit")(fit)
 
 
 def fit(
@@ -86,12 +78,6 @@ def fit(
     robust: Annotated[
         bool, typer.Option("--robust", help="Service times by Huber's loss, not squares.")
     ] = False,
-    bootstrap: Annotated[
-        int,
-        typer.Option(
-            "--bootstrap", metavar="N", help="Intervals from N replicates; 0: from profiles."
-        ),
-    ] = 0,
     arrival_rate: Annotated[
         float | None,
         typer.Option("--arrival-rate", metavar="X", help="Queries / s.", rich_help_panel=_PANEL),
@@ -132,7 +118,7 @@ def fit(
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the workload.", rich_help_panel=_PANEL)
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the draws.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Fit accuracy curves and service times to measured runs, and write them as a workload.
 
@@ -146,33 +132,32 @@ def fit(
         "min_tokens": min_tokens,
         "max_tokens": max_tokens,
     }
-    _check(settings, arrivals, mix, bootstrap, seed)
+    _check(settings, arrivals, mix)
     if concurrency is not None and not 1 <= concurrency < float("inf"):
         raise BadInput(f"--concurrency = {concurrency:g} must be at least 1: give a number")
     check_target(out, (".toml",), "--out")
-    check_target(plot, PICTURES, "--plot")
     shares = _shares(mix)
     from jaxalloc.cli import fit_checks
     from jaxalloc.measurements.runs import read_arrivals, read_runs
 
-    unit = seconds_per_unit(time_unit)
-    table = _or_bad_input(lambda: read_runs(runs, _pairs(columns, "--columns"), unit))
+    table = _or_bad_input(lambda: read_runs(runs, _pairs(columns, "--columns"), time_unit))
     log = None
     if arrivals is not None:
         named = _pairs(arrival_columns, "--arrival-columns")
-        log = _or_bad_input(lambda: read_arrivals(arrivals, named, unit))
+        log = _or_bad_input(lambda: read_arrivals(arrivals, named, time_unit))
         _check_log(arrivals, log, table.tasks)
     said = fit_checks.check_mix(runs, table.tasks, shares)
     table, notes = fit_checks.one_at_a_time(runs, table, log, shares, arrival_rate, concurrency)
     said += notes
 
+    from jaxalloc.cli.compute import computing
+    from jaxalloc.cli.errors import complain
     from jaxalloc.cli.fit_report import describe, print_report
-    from jaxalloc.cli.output import complain, print_json
-    from jaxalloc.cli.precision import float64
+    from jaxalloc.cli.report import print_json
     from jaxalloc.measurements.fits import fit_runs
 
-    with float64():
-        tasks = fit_runs(table, robust=robust, replicates=bootstrap, seed=seed)
+    with computing():
+        tasks = fit_runs(table, robust=robust)
         kept = [task for task in tasks if task.usable or (partial and task.writable)]
         complete = bool(kept) and (len(kept) == len(tasks) or partial)
         document = describe(str(runs), len(table.tokens), tasks)
@@ -212,9 +197,7 @@ def fit(
         raise typer.Exit(FAILED)
 
 
-def _check(
-    settings: dict[str, Any], arrivals: Path | None, mix: str | None, bootstrap: int, seed: int
-) -> None:
+def _check(settings: dict[str, Any], arrivals: Path | None, mix: str | None) -> None:
     """Complain about numbers before reading any file."""
     for field, value in settings.items():
         problem = None if value is None else domain_error(field, value)
@@ -226,11 +209,6 @@ def _check(
     for flag, value in (("--mix", mix), ("--arrival-rate", settings["arrival_rate"])):
         if arrivals is not None and value is not None:
             raise BadInput(f"{flag} = {value} and --arrivals = {arrivals} say the same: drop one")
-    if not 0 <= bootstrap <= MOST_REPLICATES or bootstrap == 1:
-        raise BadInput(
-            f"--bootstrap = {bootstrap} must be 0, or from 2 to {MOST_REPLICATES}: try 1000"
-        )
-    check_seed(seed)
 
 
 def _check_log(path: Path, log: Arrivals, tasks: tuple[str, ...]) -> None:

@@ -2,167 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from jaxalloc.cli.command import Answer, Given, command
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import (
-    ADVICE,
-    PICTURES,
-    AsJson,
-    PicturePath,
-    WorkloadName,
-    check_target,
-    read_workload,
-    with_field_flags,
-)
+from jaxalloc.cli.options import ADVICE, failures, flag, number, option
+from jaxalloc.cli.report import MEASURES, Column, Part, Table, facts, rows
 
 if TYPE_CHECKING:
-    from jaxalloc.workloads.files import WorkloadFile
+    from jaxalloc.allocation.model.workload import Workload
 
-FAILED = 1
 NOT_FOUND = "the search ended beside the target: it is too close to what the server can do at all"
-
-Weights = Annotated[
-    str,
-    typer.Option("--weights", metavar="AXIS", help="Accuracy weights, s: FROM:TO:COUNT[:log]."),
-]
-Seconds = Annotated[
-    str | None,
-    typer.Option("--system-time", metavar="S", help="Cap on the mean system time, s."),
-]
-Accuracy = Annotated[
-    str | None, typer.Option("--accuracy", metavar="P", help="Least mean accuracy.")
-]
-Tokens = Annotated[
-    str | None,
-    typer.Option("--mean-tokens", metavar="N", help="Cap on the mean tokens of a query."),
-]
+_MOST_ROWS = 12
+_MEASURES = ("mean_system_time", "mean_accuracy", "utilization")
+_PRICES = {
+    "accuracy_weight": Column("accuracy weight", "accuracy_weight", ".6g", " s"),
+    "price_per_token": Column("price per token", "price_per_token", ".6g", " s"),
+}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    flags = with_field_flags("NUMBER", "Instead of the workload's own (for every task)")
-    app.command("frontier")(flags(frontier))
-
-
+@command
 def frontier(
-    workload: WorkloadName,
-    numbers: Mapping[str, str],
-    weights: Weights = "0.1:1000:201:log",
-    system_time: Seconds = None,
-    accuracy: Accuracy = None,
-    mean_tokens: Tokens = None,
-    plot: PicturePath = None,
-    as_json: AsJson = False,
-) -> None:
+    given: Given,
+    weights: Annotated[
+        str, option("--weights", "AXIS", "Accuracy weights, s: FROM:TO:COUNT[:log].")
+    ] = "0.1:1000:201:log",
+    system_time: Annotated[
+        float | None, option("--system-time", "S", "Cap on the mean system time, s.", number(0))
+    ] = None,
+    accuracy: Annotated[
+        float | None, option("--accuracy", "P", "Least mean accuracy.", number(0, 1))
+    ] = None,
+    mean_tokens: Annotated[
+        float | None,
+        option("--mean-tokens", "N", "Cap on the mean tokens of a query.", number(0)),
+    ] = None,
+) -> Answer:
     """Trace the best accuracy for every mean system time; find the weight that meets a target."""
-    file = read_workload(workload, numbers)
-    check_target(plot, PICTURES, "--plot")
-    given = {"system_time": system_time, "accuracy": accuracy, "mean_tokens": mean_tokens}
-    targets = {key: _target(key, text) for key, text in given.items() if text is not None}
-    from jaxalloc.cli.output import print_json
-    from jaxalloc.cli.precision import float64
-
-    with float64():
-        document = {"workload": workload} | _answer(file, weights, targets)
-        if plot is not None:
-            from jaxalloc.cli.plots.pareto import pareto_figure
-            from jaxalloc.cli.plots.style import save
-
-            save(pareto_figure(document, file.name or Path(workload).stem), plot)
-            document["plot"] = str(plot)
-    if as_json:
-        print_json(document)
-    else:
-        _print(document)
-    _complain(document)
-
-
-def _target(key: str, text: str) -> float:
-    name = "--" + key.replace("_", "-")
-    try:
-        value = float(text)
-    except ValueError:
-        raise BadInput(f"{name} = {text!r} is not a number: give the target") from None
-    if not 0 <= value < float("inf"):
-        raise BadInput(f"{name} = {value:g} must be finite and not negative: give the target")
-    if key == "accuracy" and value > 1:
-        raise BadInput(f"{name} = {value:g} must not exceed 1: give a probability")
-    return value
-
-
-def _answer(file: WorkloadFile, weights: str, targets: dict[str, float]) -> dict[str, Any]:
-    """The curve and the targets, as plain Python: what `--json` prints."""
     import jax
-    import numpy as np
 
     import jaxalloc
     from jaxalloc.sweep.allocations import parse_axis
-    from jaxalloc.workloads.files import to_workload
 
-    workload = to_workload(file)
     try:
-        axis = parse_axis("accuracy_weight", weights, file.task_names)
+        axis = parse_axis("accuracy_weight", weights, given.names)
     except ValueError as error:
-        raise BadInput(f"--weights: {error}") from None
-    curve = jax.tree.map(np.asarray, jax.jit(jaxalloc.frontier)(workload, axis.values))
-    best = curve.allocation
-    points = [
-        {
-            "accuracy_weight": float(curve.weight[i]),
-            "status": jaxalloc.Status(int(best.status[i])).name,
-            "mean_system_time": float(curve.mean_system_time[i]),
-            "mean_accuracy": float(curve.mean_accuracy[i]),
-            "utilization": float(curve.utilization[i]),
-            "tokens": dict(zip(file.task_names, best.tokens[i].tolist(), strict=True)),
-        }
-        for i in range(len(curve.weight))
+        raise BadInput(f"weights: {error}") from None
+    curve = jax.device_get(jax.jit(jaxalloc.frontier)(given.workload, axis.values))
+    points = rows(
+        accuracy_weight=curve.weight,
+        status=[jaxalloc.Status(status).name for status in curve.allocation.status.tolist()],
+        **{name: getattr(curve, name) for name in _MEASURES},
+        tokens=[given.by_task(tokens) for tokens in curve.allocation.tokens],
+    )
+    wanted = {"system_time": system_time, "accuracy": accuracy, "mean_tokens": mean_tokens}
+    targets = {key: _meet(given, key, v) for key, v in wanted.items() if v is not None}
+    document = {"points": points, "targets": targets}
+
+    def draw() -> Any:
+        from jaxalloc.cli.plots.pareto import pareto_figure
+
+        return pareto_figure(document, given.title)
+
+    missed = [
+        f"{entry['status']}: {flag(key)} = {entry['target']:g}: {entry['advice']}"
+        for key, entry in targets.items()
+        if entry["status"] != "CONVERGED"
     ]
-    found = {key: _meet(workload, key, value, file.task_names) for key, value in targets.items()}
-    return {"points": points, "targets": found}
+    failed = failures(*(point["status"] for point in points))
+    return Answer(document, _tables(document), draw, failed + missed)
 
 
-def _meet(workload: Any, key: str, value: float, names: tuple[str, ...]) -> dict[str, Any]:
+def _meet(given: Given, key: str, value: float) -> dict[str, Any]:
     """One target: the multiplier and the optimum there."""
     import jax
 
     import jaxalloc
 
-    multiplier, best = jax.jit(getattr(jaxalloc, f"solve_for_{key}"))(workload, value)
-    kind = "price_per_token" if key == "mean_tokens" else "accuracy_weight"
+    multiplier, best = jax.jit(getattr(jaxalloc, f"solve_for_{key}"))(given.workload, value)
     status = jaxalloc.Status(int(best.status)).name
-    advice = {"CONVERGED": None, "INFEASIBLE": _reach(workload, key, value)}
+    advice = None if status == "CONVERGED" else NOT_FOUND
+    if status == "INFEASIBLE":
+        advice = _reach(given.workload, key, value)
     return {
         "target": value,
-        kind: float(multiplier),
+        "price_per_token" if key == "mean_tokens" else "accuracy_weight": float(multiplier),
         "status": status,
-        "advice": advice.get(status, NOT_FOUND),
-        "mean_system_time": float(jaxalloc.mean_system_time(workload, best.tokens)),
-        "mean_accuracy": float(jaxalloc.mean_accuracy(workload, best.tokens)),
-        "mean_tokens": float((workload.mix * best.tokens).sum()),
-        "utilization": float(jaxalloc.utilization(workload, best.tokens)),
-        "tokens": dict(zip(names, best.tokens.tolist(), strict=True)),
+        "advice": advice,
+        **_measured(given.workload, best.tokens),
+        "tokens": given.by_task(best.tokens),
     }
 
 
-def _reach(workload: Any, key: str, value: float) -> str:
-    """Why no budgets meet a target: what can be had at all, and what to change."""
+def _measured(workload: Workload, tokens: Any) -> dict[str, float]:
+    import jax
+
+    return {name: float(value) for name, value in jax.jit(_measure)(workload, tokens).items()}
+
+
+def _measure(workload: Workload, tokens: Any) -> dict[str, Any]:
     import jaxalloc
 
-    least = float(jaxalloc.mean_system_time(workload, workload.min_tokens))
-    if not least < float("inf"):
+    measures = {name: getattr(jaxalloc, name)(workload, tokens) for name in _MEASURES}
+    return measures | {"mean_tokens": (workload.mix * tokens).sum()}
+
+
+def _reach(workload: Workload, key: str, value: float) -> str:
+    """Why no budgets meet a target: what can be had at all, and what to change."""
+    least = _measured(workload, workload.min_tokens)
+    if not least["mean_system_time"] < float("inf"):
         return ADVICE["INFEASIBLE"]
     if key == "system_time":
         fix = "raise it, or lower --min-tokens, --base-time or --arrival-rate"
-        return f"the smallest budgets take {least:.4g} s: {fix}"
+        return f"the smallest budgets take {least['mean_system_time']:.4g} s: {fix}"
     if key == "mean_tokens":
-        least = float((workload.mix * workload.min_tokens).sum())
-        return f"the smallest budgets have {least:,.4g} tokens: raise it, or lower --min-tokens"
-    most = float(jaxalloc.mean_accuracy(workload, workload.max_tokens))
+        tokens = f"{least['mean_tokens']:,.4g} tokens"
+        return f"the smallest budgets have {tokens}: raise it, or lower --min-tokens"
+    most = _measured(workload, workload.max_tokens)["mean_accuracy"]
     limit = float((workload.mix * (workload.floor + workload.gain)).sum())
     if value > limit:
         return f"no thinking brings more than {limit:.4g}: lower it"
@@ -171,57 +128,25 @@ def _reach(workload: Any, key: str, value: float) -> str:
     return "the budgets that reach it overload the server: lower it, or --arrival-rate"
 
 
-def _complain(document: dict[str, Any]) -> None:
-    """Say what failed, and exit with 1 if anything did."""
-    from jaxalloc.cli.output import complain
-
-    failed = False
-    statuses = {point["status"] for point in document["points"]} - {"CONVERGED"}
-    for status in sorted(statuses):
-        complain(f"{status}: {ADVICE[status]}")
-        failed = True
-    for key, entry in document["targets"].items():
-        if entry["status"] != "CONVERGED":
-            name = "--" + key.replace("_", "-")
-            complain(f"{entry['status']}: {name} = {entry['target']:g}: {entry['advice']}")
-            failed = True
-    if failed:
-        raise typer.Exit(FAILED)
-
-
-def _print(document: dict[str, Any]) -> None:
-    from jaxalloc.cli.output import make_table, make_totals, number, show
-
+def _tables(document: dict[str, Any]) -> Iterator[Part]:
     points = document["points"]
-    table = make_table("accuracy weight", "system time", "accuracy", "utilization", "0.01 accuracy")
-    every = max(1, -(-(len(points) - 1) // 12))
-    for point in points[::every]:
-        table.add_row(
-            f"{point['accuracy_weight']:.4g} s",
-            number(point["mean_system_time"], ".4g", " s"),
-            number(point["mean_accuracy"], ".4f"),
-            number(point["utilization"], ".4f"),
-            f"{point['accuracy_weight'] / 100:.3g} s",
-        )
-    show(table)
+    every = max(1, -(-(len(points) - 1) // _MOST_ROWS))
+    time, accuracy, load = (MEASURES[name] for name in _MEASURES)
+    weight = _PRICES["accuracy_weight"]._replace(spec=".4g")
+    worth = Column("0.01 accuracy", lambda point: point["accuracy_weight"] / 100, ".3g", " s")
+    columns = (weight, time._replace(title="system time"), accuracy, load, worth)
+    yield Table(columns, points[::every])
     if every > 1:
-        show(f"every {every}th of {len(points)} points; --json prints them all")
+        yield f"every {every}th of {len(points)} points; --json prints them all"
     for key, entry in document["targets"].items():
-        totals = make_totals()
-        totals.add_row("target", f"{key.replace('_', ' ')} {entry['target']:g}")
-        totals.add_row("status", entry["status"])
-        if entry["status"] != "CONVERGED":
-            show("", totals)
-            continue
-        if "price_per_token" in entry:
-            totals.add_row("price per token", number(entry["price_per_token"], ".6g", " s"))
-        else:
-            totals.add_row("accuracy weight", number(entry["accuracy_weight"], ".6g", " s"))
-        totals.add_row("mean system time", f"{entry['mean_system_time']:.4g} s")
-        totals.add_row("accuracy", f"{entry['mean_accuracy']:.4f}")
-        totals.add_row("mean tokens", f"{entry['mean_tokens']:,.1f}")
-        budgets = ", ".join(f"{name} {tokens:,.0f}" for name, tokens in entry["tokens"].items())
-        totals.add_row("tokens", budgets)
-        show("", totals)
-    if "plot" in document:
-        show(f"\nwrote {document['plot']}")
+        yield ""
+        told = [("target", f"{key.replace('_', ' ')} {entry['target']:g}")]
+        told += [("status", entry["status"])]
+        if entry["status"] == "CONVERGED":
+            price = next(column for name, column in _PRICES.items() if name in entry)
+            told += facts(
+                entry, price, time, accuracy, Column("mean tokens", "mean_tokens", ",.1f")
+            )
+            budgets = (f"{name} {tokens:,.0f}" for name, tokens in entry["tokens"].items())
+            told += [("tokens", ", ".join(budgets))]
+        yield told

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import PICTURES, AsJson, check_target
+from jaxalloc.cli.options import PICTURES, AsJson, check_target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,11 +20,6 @@ KINDS = ("heat", "frontier", "policies")
 _MOST_PANELS = 8
 _MOST_CAPACITIES = 4
 _ANSWERED = ("CONVERGED", "FINISHED")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("plot")(plot)
 
 
 def plot(
@@ -76,8 +71,8 @@ def plot(
             figure = _policies(stored, x, y, columns)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    from jaxalloc.cli.output import print_json, show
     from jaxalloc.cli.plots.style import save
+    from jaxalloc.cli.report import print_json, show
 
     save(figure, out)
     if as_json:

@@ -7,12 +7,8 @@ from typing import Annotated
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import AsJson
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("presets")(presets)
+from jaxalloc.cli.options import AsJson
+from jaxalloc.cli.report import print_json, show
 
 
 def presets(
@@ -23,26 +19,19 @@ def presets(
     as_json: AsJson = False,
 ) -> None:
     """List the built-in workloads, or print the file of one."""
-    from jaxalloc.cli.output import make_totals, print_json, show
-    from jaxalloc.workloads import files as workload_files
+    from jaxalloc.workloads.files import builtin_names, builtin_text, load
 
-    names = workload_files.builtin_names()
+    names = builtin_names()
     if name is not None and name not in names:
         raise BadInput(f"preset = {name!r} is not built in: give one of {', '.join(names)}")
-    files = {known: workload_files.load(known) for known in names if name in (None, known)}
+    files = {known: load(known) for known in names if name in (None, known)}
     if as_json:
-        documents = [
-            {"preset": known} | file.model_dump(exclude_none=True) for known, file in files.items()
-        ]
+        documents = [{"preset": known} | file.to_dict() for known, file in files.items()]
         print_json(documents if name is None else documents[0])
     elif name is not None:
-        typer.echo(workload_files.builtin_text(name), nl=False)
+        typer.echo(builtin_text(name), nl=False)
     else:
-        table = make_totals()
         for known, file in files.items():
-            table.add_row("preset", known)
-            table.add_row("tasks", ", ".join(file.task_names))
-            table.add_row("source", file.source or "")
-            table.add_row("note", file.note or "")
-            table.add_row("", "")
-        show(table)
+            told = {"preset": known, "tasks": ", ".join(file.task_names)}
+            told |= {"source": file.source or "", "note": file.note or ""}
+            show([*told.items(), ("", "")])

@@ -2,152 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
+from jaxalloc.cli.command import Answer, Given, command
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import (
-    ADVICE,
-    PICTURES,
-    AsJson,
-    PicturePath,
-    WorkloadName,
-    check_seed,
-    check_target,
-    read_workload,
-    with_field_flags,
-)
+from jaxalloc.cli.options import Seed, failures, number, numbers_in, option
+from jaxalloc.cli.report import Column, Part, Table, number as shown
 
-FAILED = 1
 MOST_QUERIES = 10**10
 FEW_RELAXATIONS = 20
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    flags = with_field_flags("NUMBER", "Instead of the workload's own (for every task)")
-    app.command("queue")(flags(queue))
+def _level(text: str) -> float:
+    """A percentile, in %."""
+    level: float = number(0, 100, inside=True)(text)
+    if level < 1:
+        raise typer.BadParameter(f"{text} is in % and below 1: give {100 * level:.12g} for it")
+    return level
 
 
+@command
 def queue(
-    workload: WorkloadName,
-    numbers: Mapping[str, str],
+    given: Given,
     integer: Annotated[
         bool, typer.Option("--integer", help="Whole tokens, and what each way of rounding loses.")
     ] = False,
     queries: Annotated[
-        str, typer.Option("--queries", metavar="N", help="Queries to simulate, such as 1e8.")
+        Any,
+        option(
+            "--queries",
+            "N",
+            "Queries to simulate, such as 1e8.",
+            number(1, MOST_QUERIES, whole=True),
+        ),
     ] = "1e6",
     percentiles: Annotated[
-        str, typer.Option("--percentiles", metavar="P,Q", help="Percentiles of the times, %.")
+        Any,
+        option("--percentiles", "P,Q", "Percentiles of the times, %.", numbers_in(_level)),
     ] = "50,95,99",
     arrivals: Annotated[
         str,
-        typer.Option(
+        option(
             "--arrivals",
-            metavar="LAW",
-            help="poisson, cv:X (gamma gaps of that coefficient of variation), or trace:FILE "
-            "(its gaps, stretched to the arrival rate).",
+            "LAW",
+            "poisson, cv:X (gamma gaps of that coefficient of variation), or trace:FILE (its gaps, "
+            "stretched to the arrival rate).",
         ),
     ] = "poisson",
     target: Annotated[
-        str | None,
-        typer.Option(
+        float | None,
+        option(
             "--target",
-            metavar="S",
-            help="Find the arrival rates (Poisson) that keep the mean and the percentiles under S "
+            "S",
+            "Find the arrival rates (Poisson) that keep the mean and the percentiles under S "
             "seconds.",
+            number(0),
         ),
     ] = None,
     confidence: Annotated[
-        float, typer.Option("--confidence", metavar="C", help="Of the intervals.")
+        float, option("--confidence", "C", "Of the intervals.", number(0, 1, inside=True))
     ] = 0.99,
-    seed: Annotated[int, typer.Option("--seed", help="Of all random numbers.")] = 0,
-    plot: PicturePath = None,
-    as_json: AsJson = False,
-) -> None:
+    seed: Seed = 0,
+) -> Answer:
     """Simulate the queue at the optimal tokens, beside what the M/G/1 formulas say."""
-    file = read_workload(workload, numbers)
-    check_target(plot, PICTURES, "--plot")
-    count = _number("--queries", queries, 1, MOST_QUERIES)
-    if not count.is_integer():
-        raise BadInput(f"--queries = {queries} is no whole number: give one")
-    levels = _levels(percentiles)
-    seconds = None if target is None else _number("--target", target, 0, float("inf"))
-    if seconds is not None and arrivals != "poisson":
+    if target is not None and arrivals != "poisson":
         raise BadInput(
-            f"--target = {target} is met by a formula for Poisson arrivals, which --arrivals = "
+            f"target = {target:g} is met by a formula for Poisson arrivals, which --arrivals = "
             f"{arrivals} are not: drop one, or try rates by --arrival-rate"
         )
-    if not 0 < confidence < 1:
-        raise BadInput(f"--confidence = {confidence:g} must be between 0 and 1: try 0.99")
-    check_seed(seed)
-    from jaxalloc.cli import queue_answer
-    from jaxalloc.cli.output import print_json
-    from jaxalloc.cli.precision import float64
+    from jaxalloc.cli.queue_answer import Wishes, answer, read_arrivals
 
-    with float64():
-        try:
-            law = queue_answer.read_arrivals(arrivals, file.arrival_rate)
-        except ValueError as error:
-            raise BadInput(str(error)) from None
-        setup = queue_answer.Setup(
-            file, integer, int(count), levels, law, seconds, confidence, seed, plot is not None
-        )
-        answer, curves = queue_answer.compute(setup)
-        document = {"workload": workload, "arrivals": arrivals} | answer
-        if plot is not None and curves is not None:
-            from jaxalloc.cli.plots.queue import queue_figure
-            from jaxalloc.cli.plots.style import save
-
-            save(queue_figure(document, curves, file.name or Path(workload).stem), plot)
-            document["plot"] = str(plot)
-    if as_json:
-        print_json(document)
-    else:
-        queue_answer.show_answer(document)
-    _complain(document)
-
-
-def _complain(document: dict[str, Any]) -> None:
-    """Say what failed and what is doubtful; exit with 1 if anything failed."""
-    from jaxalloc.cli.output import complain
-
+    law = read_arrivals(arrivals, given.file.arrival_rate)
+    wishes = Wishes(integer, queries, percentiles, law, target, confidence, seed)
+    found, drawn = answer(given.workload, given.names, wishes)
+    document = {"arrivals": arrivals} | found
     if document["status"] != "CONVERGED":
-        complain(f"{document['status']}: {ADVICE[document['status']]}")
-        raise typer.Exit(FAILED)
-    if document["relaxations"] < FEW_RELAXATIONS:
-        complain(
-            f"a replication lasts only {document['relaxations']:.1f} relaxation times: "
-            "the intervals are too narrow: raise --queries"
-        )
+        return Answer(document, (), failures=failures(document["status"]))
+
+    def draw() -> Any:
+        from jaxalloc.cli.plots.queue import queue_figure
+
+        return queue_figure(document, given.workload, *drawn, given.title)
+
+    doubt = (
+        f"a replication lasts only {document['relaxations']:.1f} relaxation times: the intervals "
+        "are too narrow: raise --queries"
+    )
+    doubts = [doubt] * (document["relaxations"] < FEW_RELAXATIONS)
+    return Answer(document, _tables(document), draw, doubts=doubts)
 
 
-def _number(flag: str, text: str, least: float, most: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise BadInput(f"{flag} = {text!r} is not a number: give one") from None
-    if not least <= value <= most or value == float("inf"):
-        raise BadInput(f"{flag} = {text} must be from {least:g} to {most:g}: give such a number")
-    return value
+def _tables(document: dict[str, Any]) -> Iterator[Part]:
+    def unit(name: str) -> str:
+        return "" if name in ("fraction_correct", "utilization") else " s"
+
+    def measure(title: str, key: str) -> Column:
+        return Column(title, lambda row: shown(row[1][key], ".5g", unit(row[0])))
+
+    def interval(row: Any) -> str:
+        low, high = (shown(row[1][end], ".5g") for end in ("low", "high"))
+        return f"{low} – {high}{unit(row[0])}"
+
+    yield Table(
+        (
+            Column("", lambda row: row[0].replace("_", " ")),
+            measure("M/G/1 formula", "formula"),
+            measure("simulated", "simulated"),
+            Column(f"{100 * document['confidence']:.6g}% interval", interval),
+        ),
+        [*document["measures"].items()],
+    )
+    paths = f"{document['queries']:,.0f} queries"
+    if document["queries"] != document["queries_asked"]:
+        paths += f" ({document['queries_asked']:,} asked, rounded up to whole replications)"
+    yield f"{paths}, {document['arrivals']} arrivals; of each task, simulated, in s:"
+    levels = [key for key in document["tasks"][0] if key.startswith("system_time_p")]
+    seconds = {"service": "service_time", "wait": "mean_wait", "total": "mean_system_time"}
+    seconds |= {key.removeprefix("system_time_"): key for key in levels}
+    yield Table(
+        (
+            Column("task", "name"),
+            Column("tokens", "tokens", ",.0f"),
+            *(Column(title, key, ".4g") for title, key in seconds.items()),
+            Column("correct", "fraction_correct", ".4f"),
+        ),
+        document["tasks"],
+    )
+    if "rounding" in document:
+        yield "loss of whole tokens against the continuous optimum:"
+        yield Table(_ROUNDING, [*document["rounding"].items()])
+    if "largest_arrival_rates" in document:
+        rates = dict(document["largest_arrival_rates"])
+        told = [("target", f"{rates.pop('target'):g} s of system time")]
+        for name, rate in rates.items():
+            met = f"{rate:.5g} queries / s" if rate == rate else "not even at an idle server"
+            told.append((f"largest arrival rate, {name}", met))
+        yield "at these tokens:"
+        yield told
 
 
-def _levels(text: str) -> tuple[float, ...]:
-    levels = []
-    for word in text.split(","):
-        try:
-            level = float(word)
-        except ValueError:
-            raise BadInput(f"--percentiles = {word!r} is not a number: try 50,95,99") from None
-        if 0 < level < 1:
-            raise BadInput(
-                f"--percentiles = {word} is in % and below 1: give {100 * level:.12g} for it"
-            )
-        if not 1 <= level < 100:
-            raise BadInput(f"--percentiles = {word} must be from 1 to below 100: try 50,95,99")
-        levels.append(level)
-    return tuple(dict.fromkeys(levels))
+def _between(row: Any) -> str:
+    low, high = row[1]["low"], row[1]["high"]
+    return f"{low:.3g} – {high:.3g} s" if low == low else ""
+
+
+_ROUNDING = (
+    Column("rounding", lambda row: row[0]),
+    Column("loss", lambda row: row[1]["loss"], ".3g", " s"),
+    Column("at most", lambda row: row[1]["bound"], ".3g", " s"),
+    Column("simulated", lambda row: row[1]["simulated"], ".3g", " s"),
+    Column("interval", _between),
+)

@@ -7,25 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import (
-    PICTURES,
-    AsJson,
-    PicturePath,
-    TimeUnit,
-    check_seed,
-    check_target,
-    seconds_per_unit,
-)
+from jaxalloc.cli.options import AsJson, PicturePath, Seed, TimeUnit
 
 FAILED = 1
 DEFAULT_POLICIES = "a_min,a_max,h_sf,mc_sf,mc_benchmark,vllm,alpha,alpha_beta"
 MOST_TOKENS = 1 << 30  # and rounds: the scheduler counts in 32 bits
 MOST_REQUESTS = 10**7  # of all replications: about 5 GB
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("schedule")(schedule)
 
 
 def schedule(
@@ -90,15 +77,14 @@ def schedule(
         int | None,
         typer.Option("--max-rounds", help="Rounds after which to give up.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of all random numbers.")] = 0,
+    seed: Seed = 0,
     plot: PicturePath = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare scheduling policies under a KV-cache limit."""
+    from jaxalloc.cli.compute import computing
     from jaxalloc.cli.output import print_json
-    from jaxalloc.cli.precision import float64
 
-    check_target(plot, PICTURES, "--plot")
     for flag, value, least, most in (
         ("capacity", capacity, 2, MOST_TOKENS),
         ("requests", requests, 1, MOST_REQUESTS),
@@ -115,17 +101,17 @@ def schedule(
             f"--requests = {requests} times --replications = {replications} is more than "
             f"{MOST_REQUESTS}: lower one"
         )
-    check_seed(seed)
-    with float64():
+    with computing():
         from jaxalloc.cli import schedule_answer as answer
+        from jaxalloc.messages import read_pairs
         from jaxalloc.traces import words as given
 
         try:
             chosen = given.read_policies(policies, aging)
             model = given.read_batch_time(batch_time)
             reading = {
-                "columns": given.read_pairs(columns, "--columns"),
-                "seconds_per_unit": seconds_per_unit(time_unit),
+                "columns": read_pairs(columns or ""),
+                "time_unit": time_unit,
             }
             if not given.is_file(source) and any(reading.values()):
                 raise BadInput(f"TRACE = {source} is no file: drop --columns and --time-unit")

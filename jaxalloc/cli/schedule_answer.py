@@ -8,18 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxalloc.scheduling.batch import simulate_batch
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.bounds import latency_bound
-from jaxalloc.scheduling.instance import validate
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
+from jaxalloc.scheduling.simulation import simulate_batch
 from jaxalloc.traces.intervals import Predictions, calibration
 from jaxalloc.traces.words import Source, policy_keys, read_intervals
 
 # The policies that read predictions.
-WIDTH_MATTERS = ("a_min", "a_max", "mc_sf", "mc_benchmark")
 
 
 class Setup(NamedTuple):
@@ -98,7 +96,7 @@ def make_batch(setup: Setup, intervals: str) -> tuple[list[Predictions], Request
 
 def run(setup: Setup, policy: Policy, batch: Requests, record: int = 0) -> Schedule:
     """All replications of one policy."""
-    validate(batch, setup.capacity, policy, batch_time=setup.batch_time)
+    batch.check(setup.capacity, policy, batch_time=setup.batch_time)
     return simulate_batch(
         batch,
         setup.capacity,
@@ -179,6 +177,6 @@ def draw(
         predictions, batch = make_batch(setup, words)
         width = _calibration(setup, predictions)["mean_width"]
         for name, policy in chosen.items():
-            played = schedules[name] if name not in WIDTH_MATTERS else run(setup, policy, batch)
+            played = run(setup, policy, batch) if policy.reads_predictions else schedules[name]
             curves.setdefault(name, []).append((width, float(np.mean(played.mean_latency))))
     save(schedule_figure(curves, occupancy, document), path)

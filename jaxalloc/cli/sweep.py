@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from jaxalloc.cli.command import with_axes
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import (
-    PICTURES,
+from jaxalloc.cli.options import (
     AsJson,
     MaxSteps,
     PicturePath,
     Solver,
-    SolverName,
     Tolerance,
     check_target,
     make_solver,
-    with_field_flags,
 )
 from jaxalloc.cli.sweep_answer import (
     FAILED,
@@ -57,20 +55,14 @@ if TYPE_CHECKING:
     from jaxalloc.sweep.processes import Group
     from jaxalloc.sweep.running import Outcome
 
+CLASS = WithOrder
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _NO_FOLDERS = (".csv", ".json", ".arrow", ".feather", ".xlsx", ".nc")  # someone means a file
 # What a picture needs of every row.
 _DRAWN = ("mean_system_time", "mean_accuracy", "status")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    flags = with_field_flags(
-        "AXIS", "Axes (for every task): a number, FROM:TO:COUNT or FROM:TO:COUNT:log"
-    )
-    app.command("sweep", cls=WithOrder)(flags(sweep))
-
-
+@with_axes
 def sweep(
     context: typer.Context,
     study: Study,
@@ -80,7 +72,7 @@ def sweep(
     points: Points = None,
     seed: Seed = 0,
     table: TableFile = None,
-    solver: Solver = SolverName.NEWTON,
+    solver: Solver = "newton",
     max_steps: MaxSteps = None,
     tolerance: Tolerance = None,
     out: Out = None,
@@ -103,18 +95,17 @@ def sweep(
     named = named_axes(context.meta[WORDS], numbers, axis or [])
     if out is not None and out.suffix.lower() in (".parquet", *_NO_FOLDERS):
         check_target(out, (".parquet",), "--out")
-    check_target(plot, PICTURES, "--plot")
     if out is None and (resume or verify):
         raise BadInput(f"{'--resume' if resume else '--verify'} is of a folder: add --out FOLDER")
     if verify and not resume and (plot is not None or dry_run):
         raise BadInput("--verify only reads: drop --plot and --dry-run, or add --resume")
     flags = {"design": design, "points": points, "seed": seed, "table": table}
     method = make_solver(solver, max_steps, tolerance)
-    from jaxalloc.cli.output import print_json
-    from jaxalloc.cli.precision import float64
+    from jaxalloc.cli.compute import computing
+    from jaxalloc.cli.report import print_json
 
     cluster = (coordinator, num_processes, process_id)
-    with _processes(cluster, distributed, out) as group, float64():
+    with _processes(cluster, distributed, out) as group, computing():
         plan = _plan(study, named, flags, method)
         if out is None and plot is None and not dry_run:
             raise BadInput(
@@ -152,7 +143,7 @@ def _plan(study: str, named: list[tuple[str, str]], flags: dict[str, Any], solve
         if not is_plan_file(study):
             return make_plan(study, dict(named), solver=solver, **flags)
         given = [name for name, value in flags.items() if value not in (None, 0, "grid")]
-        if solver != make_solver(SolverName.NEWTON, None, None):
+        if solver != make_solver("newton", None, None):
             given.append("solver, max_steps or tolerance")
         if named or given:
             what = [name for name, _ in named] + given

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from jaxalloc.cli.flags import ADVICE
+from jaxalloc.cli.options import ADVICE
 
 if TYPE_CHECKING:
     from jaxalloc.sweep.plans import Plan

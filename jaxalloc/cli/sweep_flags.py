@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.flags import flag
+from jaxalloc.cli.options import flag
 
 WORDS = "jaxalloc.words"
 _CLUSTER = "Several processes (see jax.distributed)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from typing import Any
 
 import jax
@@ -11,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalloc.calibration.accuracy import AccuracyFit, fit_counts, gather
-from jaxalloc.calibration.bootstrap import bootstrap_accuracy, bootstrap_intervals
 from jaxalloc.calibration.intervals import Intervals, count_intervals
 from jaxalloc.calibration.likelihood import Counts
 from jaxalloc.calibration.service import ServiceFit, fit_service_time, service_intervals
 from jaxalloc.calibration.status import CONSTANT, MEANING, USABLE, FitStatus
 from jaxalloc.calibration.verdict import Rows
 from jaxalloc.measurements.goodness import NORMAL, Bins, group
-from jaxalloc.measurements.runs import Counted, Floats, Runs
+from jaxalloc.measurements.runs import Counted, Runs
+from jaxalloc.tables import Floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,36 +86,22 @@ class TaskFit:
         return lines
 
 
-def fit_runs(
-    runs: Runs, *, robust: bool = False, level: float = 0.95, replicates: int = 0, seed: int = 0
-) -> list[TaskFit]:
+def fit_runs(runs: Runs, *, robust: bool = False, level: float = 0.95) -> list[TaskFit]:
     """Fit every task of a table, in the dtype of JAX's default.
 
     Args:
       runs: the table.
       robust: service times by Huber's loss instead of squares.
       level: of the intervals.
-      replicates: intervals of the curves from so many bootstrap replicates; 0: from profiles.
-      seed: of the replicates.
     """
-    return [
-        _fit_task(runs.of_task(k), robust, level, replicates, seed + k)
-        for k in range(len(runs.tasks))
-    ]
+    return [_fit_task(runs.of_task(k), robust, level) for k in range(len(runs.tasks))]
 
 
-def _fit_task(runs: Runs, robust: bool, level: float, replicates: int, seed: int) -> TaskFit:
+def _fit_task(runs: Runs, robust: bool, level: float) -> TaskFit:
     counted = runs.count()
     levels = gather(Counts(*map(jnp.asarray, (counted.tokens, counted.correct, counted.trials))))
     curve = fit_counts(levels, _rows(counted))
     intervals = count_intervals(curve, levels, level)
-    if replicates and int(curve.status) in USABLE:
-        rows = counted.tokens, counted.correct, counted.trials, counted.question
-        # What else is drawn of this seed has another name.
-        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"bootstrap"))
-        intervals = bootstrap_intervals(
-            bootstrap_accuracy(key, *rows, replicates=replicates), level
-        )
     tokens, seconds, weight, question = _padded(
         runs.tokens, runs.seconds, np.ones_like(runs.tokens), _labels(runs.question)
     )

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxalloc.calibration.lack_of_fit import group_of
-from jaxalloc.measurements.runs import Counted, Floats
+from jaxalloc.measurements.runs import Counted
+from jaxalloc.tables import Floats
 
 NORMAL = 1.959964
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from jaxalloc.measurements.tables import read_table
+from jaxalloc.tables import Floats, Integers, read_table
+from jaxalloc.times import read_durations, read_times
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-RUN_COLUMNS = ("task", "tokens", "correct", "seconds", "question")
-ARRIVAL_COLUMNS = ("time", "task")
+# The columns of every field, by their names in the file.
+RUNS = {name: (name,) for name in ("task", "tokens", "correct", "seconds", "question")}
+ARRIVALS = {name: (name,) for name in ("time", "task")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,67 +96,52 @@ class Arrivals:
 
 
 def read_runs(
-    path: str | Path,
-    columns: Mapping[str, str] | None = None,
-    seconds_per_unit: float | None = None,
+    path: str | Path, columns: Mapping[str, str] | None = None, time_unit: str | None = None
 ) -> Runs:
-    """Read a table of runs.
+    r"""Read a table of runs: CSV, Parquet, JSON or JSON lines.
 
     Args:
-      path: CSV or Parquet.
+      path: the file; a column `question` may be absent.
       columns: names of the columns by field (task, tokens, correct, seconds, question) where they
-        are called otherwise; a column `question` may be absent.
-      seconds_per_unit: of service times, such as 1e-3, where the column's name ends in no unit.
+        are called otherwise.
+      time_unit: of service times, "s", "ms", "us" or "ns", where the column's name ends in none.
 
     Raises:
       ValueError: one line that names the file, the row, the column and the fix.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "runs.csv"
+    ...     _ = path.write_text("task,tokens,correct,latency_ms\na,256,yes,750\n")
+    ...     read_runs(path, {"seconds": "latency_ms"}).seconds
+    array([0.75])
     """
-    wanted, optional = _columns(RUN_COLUMNS, columns, ("question",))
-    table = read_table(path, wanted, optional)
-    task, tasks = table.codes("task")
-    question = table.codes("question")[0] if "question" in table.columns else None
+    table, _ = read_table(path, RUNS, needed=set(RUNS) - {"question"}, columns=columns)
+    task, tasks = table["task"].codes()
     return Runs(
-        tasks=tuple(tasks),
+        tasks=tasks,
         task=task,
-        tokens=table.numbers("tokens"),
-        correct=table.flags("correct"),
-        seconds=table.seconds("seconds", seconds_per_unit),
-        question=question,
+        tokens=table["tokens"].numbers(),
+        correct=table["correct"].flags(),
+        seconds=read_durations(table["seconds"], time_unit),
+        question=table["question"].codes()[0] if "question" in table else None,
     )
 
 
 def read_arrivals(
-    path: str | Path,
-    columns: Mapping[str, str] | None = None,
-    seconds_per_unit: float | None = None,
+    path: str | Path, columns: Mapping[str, str] | None = None, time_unit: str | None = None
 ) -> Arrivals:
-    """Read a log of arrivals.
+    """Read a log of arrivals: CSV, Parquet, JSON or JSON lines.
 
     Args:
-      path: CSV or Parquet.
-      columns: names of the columns by field (time, task) where they are called otherwise; a
-        column `task` may be absent. Times are seconds, or dates and times.
-      seconds_per_unit: of times, such as 1e-3, where the column's name ends in no unit.
+      path: the file; a column `task` may be absent. Times are numbers, or dates and times.
+      columns: names of the columns by field (time, task) where they are called otherwise.
+      time_unit: of times, "s", "ms", "us" or "ns", where the column's name ends in none.
 
     Raises:
       ValueError: one line that names the file, the row, the column and the fix.
     """
-    wanted, optional = _columns(ARRIVAL_COLUMNS, columns, ("task",))
-    table = read_table(path, wanted, optional)
-    time, unit = table.times("time", seconds_per_unit)
-    if "task" not in table.columns:
-        return Arrivals(time, (), None, unit)
-    task, tasks = table.codes("task")
-    return Arrivals(time, tuple(tasks), task, unit)
-
-
-def _columns(
-    fields: tuple[str, ...], given: Mapping[str, str] | None, optional: tuple[str, ...]
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The column of every field; a field that was named must be there."""
-    named: dict[str, Any] = dict(given or {})
-    unknown = set(named) - set(fields)
-    if unknown:
-        raise ValueError(f"field {min(unknown)!r} is unknown: choose from {', '.join(fields)}")
-    wanted = {field: named.get(field, field) for field in fields}
-    return wanted, tuple(field for field in optional if field not in named)
+    table, header = read_table(path, ARRIVALS, needed=("time",), columns=columns)
+    time, unit = read_times(table["time"], time_unit=time_unit, beside=header)
+    task, tasks = table["task"].codes() if "task" in table else (None, ())
+    return Arrivals(time, tasks, task, unit)

@@ -52,5 +52,7 @@ class BatchTime:
         base = base if jnp.issubdtype(base.dtype, jnp.floating) else base.astype(float)
         amounts = (self.per_request, batch), (self.per_token, held), (self.per_prefill, prefill)
         for factor, amount in amounts:
-            base = base + jnp.asarray(factor).astype(base.dtype) * jnp.asarray(amount).astype(base.dtype)
+            base = base + jnp.asarray(factor).astype(base.dtype) * jnp.asarray(amount).astype(
+                base.dtype
+            )
         return base

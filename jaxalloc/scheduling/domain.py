@@ -47,7 +47,7 @@ def timed(
 
 
 def rules(
-    requests: Any, capacity: Array, policy: Policy, batch_time: BatchTime | None, max_rounds: Any
+    requests: Any, policy: Policy, batch_time: BatchTime | None, capacity: Any, max_rounds: Any
 ) -> Iterator[Rule]:
     """Everything that an instance, or a batch of them, must obey, `timed`; integers in 32 bits."""
     prompt, output = requests.prompt, requests.output

@@ -141,10 +141,11 @@ def _bind(refs: Sequence[Any], settle: Callable[[], None]) -> list[Any]:
 def _last(instance: Instance, policy: Policy, first: State, num_slots: int) -> State:
     """One instance from its first state to its last, the slots on the chip."""
     width = 1 << max(num_slots - 1, 0).bit_length()
+    slots: Any = OnChip(*[jnp.zeros(width, jnp.int32)] * len(Job._fields))
     return lax.while_loop(
         lambda now: ~turn.is_over(instance, now),
         lambda now: turn.play(instance, policy, now, num_slots),
-        first._replace(slots=OnChip(*[jnp.zeros(width, jnp.int32)] * len(Job._fields))),
+        first._replace(slots=slots),
     )
 
 
@@ -158,7 +159,7 @@ def _write(last: State, results: Sequence[Any]) -> None:
             ref[...] = leaf
 
 
-_NO_SLOTS = Slots(None, None)
+_NO_SLOTS: Any = Slots(*[None] * 2)
 
 
 class InMemory:

@@ -34,13 +34,13 @@ def prepare(
     requests: Requests,
     capacity: Array,
     policy: Policy,
-    key: Array | None,
+    random_key: Array | None,
     batch_time: BatchTime | None,
     max_rounds: Array | None,
 ) -> Prepared:
     """Check an instance and lay it out; all integers are of 32 bits (`as_int32`)."""
     requests, batch_time, origin = timed(requests, batch_time)
-    obeyed = rules(requests, capacity, policy, batch_time, max_rounds)
+    obeyed = rules(requests, policy, batch_time, capacity, max_rounds)
     invalid = ~jnp.all(jnp.stack([jnp.all(rule.valid) for rule in obeyed]))
     capacity = jnp.clip(capacity, 0, MAX_CAPACITY)
     real = requests.output > 0
@@ -69,7 +69,7 @@ def prepare(
             by_arrival=jnp.argsort(arrival, stable=True).astype(jnp.int32),
             arrival=arrival,
             batch_time=batch_time,
-            random_key=key if policy.draws else None,
+            random_key=random_key,
         ),
         invalid,
         origin,
@@ -85,29 +85,9 @@ def _last(values: Array) -> Array:
 def _default_rounds(requests: Requests, policy: Policy, in_rounds: bool) -> Array:
     """The rounds after which to give up: no policy needs a count that ends by itself.
 
-    All that do not draw do so, within i + (n + 2) (Σ o + max o + 1) rounds of which i, at most the
-    last arrival, are idle (derived here):
-
-    - Whenever someone waits and no one runs, the head of the queue starts, for s + o ≤ M. So
-      someone runs in every round that is not idle, but for those in which α-protection resets.
-    - H-SF and A_max never evict, so every round yields a token that is not lost: Σ o rounds do.
-    - First come, first served kills the last started. Of those who run the first started (ties:
-      the smaller index) stays so until it ends, since it is killed only if it overflows the cache
-      alone, which s + o ≤ M excludes. Every request is the first for o rounds at most: Σ o do.
-    - MC-SF, MC-Benchmark and A_min kill the smallest (key, index), key = max(bound, generated).
-      Call the largest of those who run the top: it is not killed, and until the next completion
-      its pair never falls. While it is the top by what it has generated, its key grows by one a
-      round: max o rounds in all. No request becomes the top by its bound twice, each time for at
-      most o rounds: it would have been killed in between, below the top of that moment, and its
-      bound is no more than its key was then. So a completion takes Σ o + max o rounds at most.
-      (With `refine_next` the bound may be one more; that happens at most o times, for it has
-      generated more each time. So a completion takes Σ o (o + 1) + max o rounds at most.)
-    - α-protection is stopped at a reset if no one has finished since the last one and all had
-      arrived by then: it begins again from the same state, for ever. So after the last arrival
-      there are at most n + 2 resets, with Σ o rounds between two.
-
-    β-clearing ends with probability 1, but after no known number of rounds: it may take the last
-    arrival (if in rounds) + 64 · (sum of the outputs) + 1024.
+    All that do not draw do so (the room's README derives it). β-clearing ends with probability 1,
+    but after no known number of rounds: it may take the last arrival (if in rounds) + 64 · (sum of
+    the outputs) + 1024.
     """
     if not policy.draws:
         return jnp.int32(LAST_ROUND)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,14 @@ from jaxalloc.scheduling.instance import prepare
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.rounds import state, turn
-from jaxalloc.scheduling.rounds.state import Instance, Known, State, Sum
+from jaxalloc.scheduling.rounds.state import Instance, Known, State
 from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
 
 
 def schedule_of(
     requests: Requests,
     capacity: Any,
-    key: Array | None,
+    random_key: Array | None,
     batch_time: BatchTime | None,
     max_rounds: Any,
     *,
@@ -36,7 +36,9 @@ def schedule_of(
     num = requests.num_requests
     if num == 0:  # one that is padding instead
         requests = jax.tree.map(lambda x: jnp.zeros(1, x.dtype), requests)
-    instance, invalid, origin = prepare(requests, capacity, policy, key, batch_time, max_rounds)
+    instance, invalid, origin = prepare(
+        requests, capacity, policy, random_key, batch_time, max_rounds
+    )
     end = _play(instance, policy, max(num, 1) if slots is None else slots, record)
     schedule = _summarize(instance, invalid, origin, end)
     if num == 0:
@@ -45,23 +47,8 @@ def schedule_of(
     return schedule
 
 
-class _End(NamedTuple):
-    """What is left of the last `State`."""
-
-    time: Array
-    clock: Sum
-    finished: Array
-    ledger: Array
-    peak: Array
-    area: Sum
-    exceeded: Array
-    first_token: Array | None
-    finish: Array | None
-    occupancy: Array | None
-
-
-def _play(instance: Instance, policy: Policy, num_slots: int, record: int) -> _End:
-    """All rounds."""
+def _play(instance: Instance, policy: Policy, num_slots: int, record: int) -> State:
+    """The last state, but for what only rounds read."""
 
     def begin(instance: Instance) -> State:
         return turn.wait_for_arrival(instance, state.initial(instance, policy, num_slots, record))
@@ -74,15 +61,16 @@ def _play(instance: Instance, policy: Policy, num_slots: int, record: int) -> _E
             first,
         )
 
-    def end(last: State) -> _End:
-        return _End(**{name: getattr(last, name) for name in _End._fields})
+    def end(last: State) -> State:
+        none: Any = None
+        return last._replace(waiting=none, slots=none, slot_of=none, stash=none)
 
-    def plain(instance: Instance) -> _End:
+    def plain(instance: Instance) -> State:
         # On its own, for it reads and makes whole arrays, of which the loop touches a few entries.
         first = dispatch(begin, instance)
         return dispatch(lambda started: end(run(started)), (instance, first))
 
-    def kernel(instances: Instance, *, interpret: bool) -> _End:
+    def kernel(instances: Instance, *, interpret: bool) -> State:
         def alone(instance: Instance) -> State:
             return run((instance, begin(instance)))
 
@@ -94,7 +82,7 @@ def _play(instance: Instance, policy: Policy, num_slots: int, record: int) -> _E
 
 
 def _summarize(
-    instance: Instance, invalid: Bool[Array, ""], origin: Num[Array, ""], end: _End
+    instance: Instance, invalid: Bool[Array, ""], origin: Num[Array, ""], end: State
 ) -> Schedule:
     """The schedule that a last state amounts to."""
     real, known = instance.output > 0, Known(*end.ledger)

@@ -25,27 +25,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num
 
 from jaxalloc.scheduling.integers import LARGEST, NOT_WHOLE, Rule, as_int32, share_of, tie_bits
 
-
-class Lengths(Protocol):
-    """What a policy may read of `Requests`, [*B, N] each; the output only if it plans with it."""
-
-    @property
-    def output(self) -> Any: ...
-    @property
-    def lower(self) -> Any: ...
-    @property
-    def upper(self) -> Any: ...
-    @property
-    def predicted(self) -> Any: ...
-    @property
-    def arrival(self) -> Any: ...
+# `Requests`, which stand above: of their [*B, N] fields a policy reads the one that it plans with,
+# and the output of others once they are over.
+Lengths = Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +76,11 @@ class Policy:
     def draws(self) -> bool:
         """Whether it is random."""
         return 0 < self.beta < 1
+
+    @property
+    def reads_predictions(self) -> bool:
+        """Whether it matters to it what is predicted."""
+        return self.plans_with not in (None, "output")
 
     def bound(self, requests: Lengths) -> Int[Array, "*B N"]:
         """What is believed of the output: planned length and key."""

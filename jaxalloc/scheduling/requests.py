@@ -162,11 +162,11 @@ class Requests:
         """
         requests, batch_time, _ = timed(self.as_int32(), batch_time)
         given = {"capacity": capacity, "max_rounds": max_rounds}
-        numbers = {
-            name: None if value is None else jnp.asarray(as_int32(name, value))
+        limits = (
+            value if value is None else jnp.asarray(as_int32(name, value))
             for name, value in given.items()
-        }
-        for rule in rules(requests, policy=policy, batch_time=batch_time, **numbers):
+        )
+        for rule in rules(requests, policy, batch_time, *limits):
             value, text = given.get(rule.name, rule.value), rule.text.format(capacity=capacity)
             rule._replace(value=value, text=text).check()
 

@@ -26,7 +26,7 @@ from jaxalloc.scheduling.schedule import Schedule
 CPU_CHUNK = 64
 ACCELERATOR_CHUNK = 4096
 
-# The requests, the capacity, the data of a random key, the batch time and the cap on rounds.
+# The requests, the capacity, the words of a random key, the batch time and the cap on rounds.
 Arguments = tuple[Requests, Any, Array | None, BatchTime | None, Any]
 
 _NO_DERIVATIVE = (
@@ -127,30 +127,30 @@ def simulate_batch(
     typed = None if key is None else as_key(key)
     requests = requests.as_int32()
     shape = requests.batch_shape
-    work = functools.partial(_many, policy=policy, slots=slots)
     words = None
     if policy.draws:
         typed = jax.random.key(0) if typed is None else typed
-        words = jax.random.key_data(
-            typed if typed.ndim or not shape else jax.random.split(typed, shape)
-        )
-        words = jnp.broadcast_to(words, (*shape, words.shape[-1]))
-        work = functools.partial(work, implementation=str(jax.random.key_impl(typed)))
+        keys = typed if typed.ndim or not shape else jax.random.split(typed, shape)
+        words = jnp.broadcast_to(jax.random.key_data(keys)[..., :2], (*shape, 2))
     arguments: Arguments = (
         requests,
         _wide("capacity", as_int32("capacity", capacity), shape),
         words,
         None if batch_time is None else _every(batch_time, shape),
-        None if max_rounds is None else _wide("max_rounds", as_int32("max_rounds", max_rounds), shape),
+        None
+        if max_rounds is None
+        else _wide("max_rounds", as_int32("max_rounds", max_rounds), shape),
     )
-    return without_derivative(
-        functools.partial(_play, work, shape=shape, record=record), arguments, _NO_DERIVATIVE
-    )
+    work = functools.partial(_many, policy=policy, slots=slots)
+    play = functools.partial(_play, work, shape=shape, record=record)
+    return without_derivative(play, arguments, _NO_DERIVATIVE)
 
 
 def _every(batch_time: BatchTime, shape: tuple[int, ...]) -> BatchTime:
     """A batch time for every instance."""
-    return BatchTime(**{name: _wide(name, value, shape) for name, value in vars(batch_time).items()})
+    return BatchTime(
+        **{name: _wide(name, value, shape) for name, value in vars(batch_time).items()}
+    )
 
 
 def _wide(name: str, value: Any, shape: tuple[int, ...]) -> Any:
@@ -158,7 +158,9 @@ def _wide(name: str, value: Any, shape: tuple[int, ...]) -> Any:
     own = np.shape(value)
     if own == shape:
         return value
-    if len(own) > len(shape) or any(n not in (1, m) for n, m in zip(own[::-1], shape[::-1])):
+    if len(own) > len(shape) or any(
+        mine not in (1, other) for mine, other in zip(own[::-1], shape[::-1], strict=False)
+    ):
         raise ValueError(
             f"{name} of shape {own} does not broadcast to the leading axes {shape} of the requests"
         )
@@ -188,23 +190,9 @@ def _play(work: Any, arguments: Arguments, shape: tuple[int, ...], record: bool 
     return run(int(record))
 
 
-@jax.jit(static_argnames=("policy", "slots", "record", "implementation"))
-def _many(
-    arguments: Arguments,
-    *,
-    policy: Policy,
-    slots: int | None,
-    record: int,
-    implementation: str | None = None,
-) -> Schedule:
+@jax.jit(static_argnames=("policy", "slots", "record"))
+def _many(arguments: Arguments, *, policy: Policy, slots: int | None, record: int) -> Schedule:
     """One chunk, or one instance."""
-
-    def one(
-        requests: Requests, capacity: Any, words: Any, batch_time: BatchTime | None, max_rounds: Any
-    ) -> Schedule:
-        key = None if words is None else jax.random.wrap_key_data(words, impl=implementation)
-        numbers = requests, capacity, key, batch_time, max_rounds
-        return schedule_of(*numbers, policy=policy, slots=slots, record=record)
-
+    one = functools.partial(schedule_of, policy=policy, slots=slots, record=record)
     schedule: Schedule = over_lanes(one, len(arguments[0].batch_shape))(*arguments)
     return schedule

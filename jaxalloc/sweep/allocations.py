@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxalloc.allocation.model.domain import FIELDS, SCALARS, domain_error
 from jaxalloc.allocation.model.mg1 import mean_system_time, mean_wait, utilization
 from jaxalloc.allocation.model.objective import mean_accuracy
 from jaxalloc.allocation.model.workload import Workload
@@ -21,7 +22,6 @@ from jaxalloc.backend.dispatch import dispatch
 from jaxalloc.sweep.axes import Array, Axis, Quantity, Span, read_axis, read_drawn
 from jaxalloc.sweep.designs import Columns, Design, Table, filled
 from jaxalloc.sweep.placement import MostRows, spread
-from jaxalloc.workloads.fields import FIELDS, SCALARS, domain_error
 
 _MEASURES = {
     "utilization": utilization,

@@ -24,9 +24,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from jaxalloc.traces.readers import SUFFIXES
+from jaxalloc.messages import shown
+from jaxalloc.tables import SUFFIXES
 from jaxalloc.workloads.files import builtin_names
-from jaxalloc.workloads.messages import shorten
 
 SOLVERS = {
     "newton": "Newton",
@@ -140,7 +140,7 @@ def _describe(error: Mapping[str, Any]) -> str:
     import difflib
 
     field = ".".join(str(part) for part in error["loc"])
-    value, kind = shorten(error["input"]), error["type"]
+    value, kind = shown(error["input"]), error["type"]
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(field, _WANTED, n=1)
         fix = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(_WANTED)}"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxalloc.allocation.model.domain import FIELDS, domain_error
 from jaxalloc.allocation.model.workload import Workload
 from jaxalloc.allocation.solvers.newton import Newton
 from jaxalloc.allocation.solvers.solver import Solver
@@ -31,7 +32,6 @@ from jaxalloc.sweep.designs import (
 )
 from jaxalloc.sweep.placement import chunk_rows
 from jaxalloc.sweep.seals import digest_of
-from jaxalloc.workloads.fields import FIELDS, domain_error
 from jaxalloc.workloads.files import load, override, to_workload
 
 DESIGNS = ("grid", "sobol", "random")

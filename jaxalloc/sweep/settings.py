@@ -14,14 +14,13 @@ import numpy as np
 
 from jaxalloc.scheduling import policies
 from jaxalloc.scheduling.batch_time import BatchTime
-from jaxalloc.scheduling.instance import validate
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.sweep.axes import Array, Axis, Quantity, Span, read_axis, read_drawn
+from jaxalloc.tables import SUFFIXES
 from jaxalloc.traces.intervals import Predictions, calibration
-from jaxalloc.traces.readers import SUFFIXES, read_trace
+from jaxalloc.traces.readers import read_trace
 from jaxalloc.traces.trace import Trace, to_requests
 from jaxalloc.traces.words import (
-    POLICIES,
     TooLong,
     read_arrivals,
     read_batch_time,
@@ -137,8 +136,8 @@ def _problem(name: str, value: Any) -> str | None:
 def _read_text(name: str, words: str) -> None:
     """Raise ValueError unless the words mean something."""
     tiny = Trace(arrival=np.zeros(2), prompt=np.ones(2, int), output=np.array([1, 2]))
-    if name == "policy" and words not in POLICIES:
-        raise ValueError(f"policy = {words} is unknown: choose from {', '.join(POLICIES)}")
+    if name == "policy" and words not in policies.by_name:
+        raise ValueError(f"policy = {words} is unknown: choose from {', '.join(policies.by_name)}")
     if name == "source":
         if Path(words).suffix.lower() in SUFFIXES:
             _whole_trace(words)
@@ -230,7 +229,7 @@ def check_instance(instance: Instance) -> None:
         upper=made.upper,
         predicted=made.predicted,
     )
-    validate(requests, instance.capacity, instance.policy, batch_time=instance.batch_time)
+    requests.check(instance.capacity, instance.policy, batch_time=instance.batch_time)
 
 
 def quality(instance: Instance) -> dict[str, float]:
@@ -246,8 +245,11 @@ def quality(instance: Instance) -> dict[str, float]:
 
 @functools.lru_cache(maxsize=64)
 def _policy(name: str, aging: int, alpha: float, beta: float) -> Policy:
-    own = {"alpha": {"alpha": alpha}, "alpha_beta": {"alpha": alpha, "beta": beta}}
-    policy: Policy = getattr(policies, POLICIES[name])(aging=aging, **own.get(name, {}))
+    own: dict[str, dict[str, Any]] = {
+        "alpha": {"alpha": alpha},
+        "alpha_beta": {"alpha": alpha, "beta": beta},
+    }
+    policy: Policy = policies.by_name[name](aging=aging, **own.get(name, {}))
     return policy
 
 

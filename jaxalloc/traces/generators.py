@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from jaxalloc.traces.trace import MOST_TOKENS, Floats, Integers, Trace
+from jaxalloc.messages import choices, read_pairs, suggest
+from jaxalloc.tables import Integers
+from jaxalloc.traces.trace import MOST_TOKENS, Trace
 
 Rng = np.random.Generator
 MOST_SIGMA = 30.0  # exp(MOST_SIGMA times a normal number) is finite
+
+
+def stream(seed: int, name: str, index: int = 0) -> Rng:
+    """The random numbers of a seed for one end, such as "gaps", of replication `index`.
+
+    A bare `default_rng(seed)` draws a synthetic trace; what is drawn beside it bears a name. (NumPy
+    pads with zeros: `default_rng([seed, 0])` is no other stream than `default_rng(seed)`.)
+
+    >>> first, same, other = (stream(0, name).random() for name in ("gaps", "gaps", "noise"))
+    >>> first == same, first == other
+    (True, False)
+    """
+    return np.random.default_rng([zlib.crc32(name.encode()), index, seed])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,60 +51,63 @@ class Law:
 
     def __post_init__(self) -> None:
         if self.name not in LAWS:
-            raise ValueError(f"law = {self.name!r} is unknown: choose from {', '.join(LAWS)}")
-        if not 1 <= self.least <= self.most:
-            raise ValueError(f"least = {self.least} must be between 1 and most = {self.most}")
-        if not self.mean > 1:
-            raise ValueError(f"mean = {self.mean} must be greater than 1 token")
-        if not self.mean <= MOST_TOKENS or not self.most <= MOST_TOKENS:
-            raise ValueError(
-                f"mean = {self.mean} and most = {self.most} must be at most {MOST_TOKENS} tokens"
-            )
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight = {self.weight} must be between 0 and 1")
-        if not self.sigma >= 0:
-            raise ValueError(f"sigma = {self.sigma} must not be negative")
-        if not self.sigma <= MOST_SIGMA:
-            raise ValueError(f"sigma = {self.sigma} must be at most {MOST_SIGMA}")
+            raise ValueError(f"law = {self.name!r} is unknown: {choices(LAWS)}")
+        for name, allowed, rule in (
+            ("most", 1 <= self.most <= MOST_TOKENS, f"from 1 to {MOST_TOKENS} tokens"),
+            ("least", 1 <= self.least <= self.most, f"from 1 to most = {self.most}"),
+            ("mean", 1 < self.mean <= MOST_TOKENS, f"above 1 and at most {MOST_TOKENS} tokens"),
+            ("weight", 0 <= self.weight <= 1, "from 0 to 1"),
+            ("sigma", 0 <= self.sigma <= MOST_SIGMA, f"from 0 to {MOST_SIGMA:g}"),
+        ):
+            if not allowed:
+                raise ValueError(f"{name} = {getattr(self, name)} must be {rule}")
+
+    @classmethod
+    def parse(cls, words: str, most: int) -> Law:
+        """The law of words, cut off at `most` if they do not say where.
+
+        >>> Law.parse("geometric:mean=20", 300)
+        Law(name='geometric', mean=20.0, least=1, most=300, weight=0.5, sigma=1.0)
+        """
+        name, _, rest = words.partition(":")
+        kinds: dict[str, type] = {
+            field.name: type(field.default) for field in dataclasses.fields(cls)[1:]
+        }
+        given: dict[str, Any] = {"most": most}
+        for key, text in read_pairs(rest).items():
+            if key not in kinds:
+                raise ValueError(f"{key} is unknown: {suggest(key, kinds)}")
+            try:
+                given[key] = kinds[key](text)
+            except ValueError:
+                raise ValueError(f"{key} = {text} is not a number: correct it") from None
+        return cls(name=name, **given)
 
     def draw(self, rng: Rng, size: int) -> Integers:
         """[size] token counts."""
         return np.clip(LAWS[self.name](self, rng, size), self.least, self.most).astype(np.int64)
 
 
-def _geometric(law: Law, rng: Rng, size: int) -> Integers:
-    """P(o) ∝ q^o, q = 1 − 1 / mean."""
-    return rng.geometric(1 / law.mean, size)
-
-
-def _weighted_geometric(law: Law, rng: Rng, size: int) -> Integers:
-    """P(o) ∝ o q^o: the sum of two geometric numbers, less 1."""
+def _weighted_geometric(law: Law, rng: Rng, size: int) -> Any:
     chance = 2 / (law.mean + 1)
     return rng.geometric(chance, size) + rng.geometric(chance, size) - 1
 
 
-def _two_point(law: Law, rng: Rng, size: int) -> Integers:
-    """`least` with probability `weight`, else `most`."""
-    return np.where(rng.random(size) < law.weight, law.least, law.most)
-
-
-def _uniform(law: Law, rng: Rng, size: int) -> Integers:
-    """Every number from `least` to `most` alike."""
-    return rng.integers(law.least, law.most + 1, size)
-
-
-def _lognormal(law: Law, rng: Rng, size: int) -> Floats:
-    """exp(normal) with the given mean, rounded up; floats, as it may exceed all integers."""
-    location = np.log(law.mean) - law.sigma**2 / 2
-    return np.ceil(rng.lognormal(location, law.sigma, size))
-
-
-LAWS: dict[str, Callable[[Law, Rng, int], Integers | Floats]] = {
-    "geometric": _geometric,
+LAWS: dict[str, Callable[[Law, Rng, int], Any]] = {
+    # P(o) ∝ q^o, q = 1 − 1 / mean.
+    "geometric": lambda law, rng, size: rng.geometric(1 / law.mean, size),
+    # P(o) ∝ o q^o: the sum of two geometric numbers, less 1.
     "weighted_geometric": _weighted_geometric,
-    "two_point": _two_point,
-    "uniform": _uniform,
-    "lognormal": _lognormal,
+    # `least` with probability `weight`, else `most`.
+    "two_point": lambda law, rng, size: np.where(
+        rng.random(size) < law.weight, law.least, law.most
+    ),
+    # Every number from `least` to `most` alike.
+    "uniform": lambda law, rng, size: rng.integers(law.least, law.most + 1, size),
+    # exp(normal) with the given mean, rounded up; floats, as it may exceed all integers.
+    "lognormal": lambda law, rng, size: np.ceil(
+        rng.lognormal(np.log(law.mean) - law.sigma**2 / 2, law.sigma, size)
+    ),
 }
 
 
@@ -108,15 +128,10 @@ def generate(
     """
     rng = np.random.default_rng(seed)
     outputs = output.draw(rng, num_requests)
-    if isinstance(prompt, Law):
-        prompts = prompt.draw(rng, num_requests)
-    else:
-        prompts = np.full(num_requests, prompt, np.int64)
+    prompts = (
+        prompt.draw(rng, num_requests) if isinstance(prompt, Law) else np.full(num_requests, prompt)
+    )
     gaps = np.zeros(num_requests) if rate is None else rng.exponential(1 / rate, num_requests)
     arrival = np.cumsum(gaps)
-    return Trace(
-        arrival=arrival - arrival[:1],
-        prompt=prompts,
-        output=outputs,
-        time_unit=None if rate is None else "s",
-    )
+    unit = None if rate is None else "s"
+    return Trace(arrival=arrival - arrival[:1], prompt=prompts, output=outputs, time_unit=unit)

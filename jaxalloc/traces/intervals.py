@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxalloc.traces.streams import stream
-from jaxalloc.traces.trace import MOST_TOKENS, Floats, Integers
+from jaxalloc.tables import Integers
+from jaxalloc.traces.generators import stream
+from jaxalloc.traces.trace import MOST_TOKENS
 
 _MOST_BINS = 10**6
 
 
-@dataclasses.dataclass(frozen=True)
-class Predictions:
+class Predictions(NamedTuple):
     """Attributes: [N] `lower` and `upper` bounds and the point prediction `predicted`, tokens."""
 
     lower: Integers
@@ -32,10 +33,8 @@ def one_interval(output: Integers, least: int = 1, most: int | None = None) -> P
 
 def bins(output: Integers, count: int, most: int | None = None) -> Predictions:
     """The bin of the output, of `count` bins of one width over [1, most]."""
-    if count < 1:
-        raise ValueError(f"bins = {count} must be at least 1")
-    if count > _MOST_BINS:
-        raise ValueError(f"bins = {count} must be at most {_MOST_BINS}")
+    if not 1 <= count <= _MOST_BINS:
+        raise ValueError(f"bins = {count} must be from 1 to {_MOST_BINS}")
     longest = int(output.max()) if most is None else most
     edges = np.floor(np.linspace(0, longest, count + 1)).astype(output.dtype)
     place = np.clip(np.searchsorted(edges, output, side="left") - 1, 0, count - 1)
@@ -47,9 +46,8 @@ def relative(output: Integers, width: float) -> Predictions:
     """[(1 − x) o, (1 + x) o] with x = `width`: A_max and A_min learn the order, not the length."""
     if not width >= 0:
         raise ValueError(f"width = {width} must not be negative")
-    low = np.maximum(np.floor(output * (1 - width)), 1).astype(output.dtype)
-    high = _tokens(np.ceil(output * (1 + width)))
-    return Predictions(low, high, output.copy())
+    low, high = np.floor(output * (1 - width)), np.ceil(output * (1 + width))
+    return Predictions(_tokens(low), _tokens(high), output.copy())
 
 
 def noisy(output: Integers, sigma: float, seed: int, index: int = 0) -> Predictions:
@@ -62,15 +60,17 @@ def noisy(output: Integers, sigma: float, seed: int, index: int = 0) -> Predicti
         raise ValueError(f"sigma = {sigma} must not be negative")
     with np.errstate(over="ignore"):
         factor = np.exp(sigma * stream(seed, "noise", index).standard_normal(output.shape))
-        guess = _tokens(np.maximum(np.rint(output * factor), 1))
-        low = np.maximum(np.floor(guess * np.exp(-2 * sigma)), 1).astype(np.int64)
-        high = np.maximum(_tokens(np.ceil(guess * np.exp(2 * sigma))), output)
-    return Predictions(low, high, guess)
+        guess = _tokens(np.rint(output * factor))
+        low, high = (
+            _tokens(np.floor(guess * np.exp(-2 * sigma))),
+            _tokens(np.ceil(guess * np.exp(2 * sigma))),
+        )
+    return Predictions(low, np.maximum(high, output), guess)
 
 
-def _tokens(values: Floats) -> Integers:
-    """Whole numbers, cut off where no token count lies."""
-    return np.minimum(values, MOST_TOKENS).astype(np.int64)
+def _tokens(values: Any) -> Integers:
+    """Whole numbers from 1 to the largest count."""
+    return np.clip(values, 1, MOST_TOKENS).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,25 +98,14 @@ def calibration(output: Integers, predictions: Predictions) -> Calibration:
     >>> calibration(output, one_interval(output)).coverage
     1.0
     """
+    from scipy import stats
+
     low, high = np.maximum(predictions.lower, 1), np.maximum(predictions.upper, 1)
+    varied = np.ptp(output) and np.ptp(predictions.predicted)
+    ranks = stats.spearmanr(output, predictions.predicted).statistic if varied else np.nan
     return Calibration(
         coverage=float(np.mean((low <= output) & (output <= high))),
         mean_width=float(np.mean(high - low)),
         mean_ratio=float(np.mean(low / high)),
-        rank_correlation=_spearman(output, predictions.predicted),
+        rank_correlation=float(ranks),
     )
-
-
-def _spearman(first: Integers, second: Integers) -> float:
-    """Pearson's correlation of ranks, ties sharing their mean rank."""
-    ranks = [_ranks(first), _ranks(second)]
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return float("nan")
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def _ranks(values: Integers) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    mean: np.ndarray[tuple[int], np.dtype[np.float64]] = (ends - (counts - 1) / 2)[place]
-    return mean

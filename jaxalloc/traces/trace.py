@@ -6,12 +6,10 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jaxalloc.scheduling.requests import Requests
+from jaxalloc.tables import Floats, Integers
 
-Integers = NDArray[np.int64]
-Floats = NDArray[np.float64]
 MOST_TOKENS = 1 << 30  # of a prompt, an output or a prediction: the scheduler counts in 32 bits
 
 
@@ -54,25 +52,21 @@ class Trace:
 
     def head(self, num: int) -> Trace:
         """The first `num` requests."""
-        return self._choose(np.arange(min(num, self.num_requests)))
+        return self._choose(slice(num))
 
     def tail(self, first: int) -> Trace:
         """Those from request `first` on."""
-        return self._choose(np.arange(min(first, self.num_requests), self.num_requests))
+        return self._choose(slice(first, None))
 
     def fitting(self, capacity: int) -> Trace:
         """Those whose prompt and output fit into a cache of `capacity` tokens."""
         return self._choose(np.flatnonzero(self.prompt + self.output <= capacity))
 
-    def _choose(self, index: NDArray[np.intp]) -> Trace:
-        fields = {
-            field.name: getattr(self, field.name)[index]
-            for field in dataclasses.fields(self)
-            if isinstance(getattr(self, field.name), np.ndarray)
-        }
-        if index.size:
-            fields["arrival"] = fields["arrival"] - fields["arrival"][0]
-        return dataclasses.replace(self, **fields)
+    def _choose(self, which: Any) -> Trace:
+        own = vars(self).items()
+        chosen = {name: value[which] for name, value in own if isinstance(value, np.ndarray)}
+        chosen["arrival"] = chosen["arrival"] - chosen["arrival"][:1]
+        return dataclasses.replace(self, **chosen)
 
 
 def to_requests(trace: Trace, *, arrival: Any = 0, **predictions: Any) -> Requests:

@@ -1,13 +1,12 @@
-"""What the words of `jaxalloc schedule` and of a plan mean; errors are ValueErrors.
+"""What the words of `jaxalloc schedule` and of a plan mean.
 
-Messages call a setting as its flag is called.
+Errors are ValueErrors of one line that begins with the name of the setting.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,39 +14,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxalloc.messages import choices, within
 from jaxalloc.scheduling import policies
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.policies import Policy
+from jaxalloc.tables import SUFFIXES
 from jaxalloc.traces import intervals
-from jaxalloc.traces.generators import LAWS, Law, generate
+from jaxalloc.traces.generators import LAWS, Law, generate, stream
 from jaxalloc.traces.intervals import Predictions
-from jaxalloc.traces.readers import SUFFIXES, read_trace
-from jaxalloc.traces.streams import stream
+from jaxalloc.traces.readers import read_trace
 from jaxalloc.traces.trace import MOST_TOKENS, Trace
 
 _LEAST_RATE = 1e-12  # a round, or a second
 _LATEST = 2.0**62
-POLICIES = {
-    "a_min": "AMin",
-    "a_max": "AMax",
-    "h_sf": "HindsightShortestFirst",
-    "mc_sf": "MCSF",
-    "mc_benchmark": "MCBenchmark",
-    "vllm": "VLLMFirstCome",
-    "alpha": "AlphaProtection",
-    "alpha_beta": "AlphaBetaClearing",
-}
 
 
 def read_policies(words: str, aging: int) -> dict[str, Policy]:
     """`a_min,h_sf` as policies by name."""
     names = [name.strip() for name in words.split(",") if name.strip()]
-    for name in names:
-        if name not in POLICIES:
-            raise ValueError(f"--policies = {name} is unknown: choose from {', '.join(POLICIES)}")
-    if not names:
-        raise ValueError(f"--policies = {words!r} is empty: choose from {', '.join(POLICIES)}")
-    return {name: getattr(policies, POLICIES[name])(aging=aging) for name in names}
+    for name in names or [words]:
+        if name not in policies.by_name:
+            raise ValueError(f"policies = {name} is unknown: {choices(policies.by_name)}")
+    return {name: policies.by_name[name](aging=aging) for name in names}
 
 
 def read_batch_time(words: str | None) -> BatchTime | None:
@@ -56,21 +44,14 @@ def read_batch_time(words: str | None) -> BatchTime | None:
         return None
     if words == "llama2-70b":
         return BatchTime.llama2_70b()
-    numbers = _numbers(words.split(":"), "--batch-time", words)
-    if (
-        len(numbers) != 4
-        or not all(map(math.isfinite, numbers))
-        or min(numbers) < 0
-        or not numbers[0] > 0
-    ):
+    numbers = _numbers("batch_time", words, words.split(":"))
+    if len(numbers) != 4 or not all(0 <= x < math.inf for x in numbers) or not numbers[0]:
         raise ValueError(
-            f"--batch-time = {words} must be llama2-70b or four times in seconds, the first above "
+            f"batch_time = {words} must be llama2-70b or four times in seconds, the first above "
             "0: try 0.0446:0.00052:0.0000027:0.000378"
         )
-    base, per_request, per_token, per_prefill = numbers
-    return BatchTime(
-        base=base, per_request=per_request, per_token=per_token, per_prefill=per_prefill
-    )
+    names = ("base", "per_request", "per_token", "per_prefill")
+    return BatchTime(**dict(zip(names, numbers, strict=True)))
 
 
 class TooLong(NamedTuple):
@@ -128,30 +109,36 @@ def read_source(
       seed: of the first replication.
       **reading: how `read_trace` reads a file.
     """
+    each = list(range(replications))
     if is_file(source):
         drawn = [read_trace(source, **reading)]
         fitting = drawn[0].fitting(capacity)
         if fitting.num_requests < num_requests * replications:
             raise ValueError(
-                f"--requests = {num_requests} times --replications = {replications} is more than "
-                f"the {fitting.num_requests} requests of {source} that fit into --capacity = "
-                f"{capacity}"
+                f"requests = {num_requests} times {replications} replications is more than the "
+                f"{fitting.num_requests} of {source} that fit into capacity = {capacity}"
             )
-        stretches = list(range(replications))
-        traces = [fitting.tail(b * num_requests).head(num_requests) for b in stretches]
-        return Source(traces, [seed] * replications, stretches, too_long(drawn, capacity))
+        traces = [fitting.tail(b * num_requests).head(num_requests) for b in each]
+        return Source(traces, [seed] * replications, each, too_long(drawn, capacity))
     if source.partition(":")[0] not in LAWS:
         raise ValueError(
-            f"TRACE = {source} must be a file that ends in {', '.join(SUFFIXES)}, or a law: "
+            f"source = {source} must be a file that ends in {', '.join(SUFFIXES)}, or a law: "
             f"{', '.join(LAWS)}"
         )
-    with _within("TRACE", source):
-        output = _law(source, capacity)
-    with _within("--prompt", prompt):
-        prompts = _tokens(prompt) if prompt.isdecimal() else _law(prompt, capacity)
-    seeds = [seed + b for b in range(replications)]
-    drawn = [generate(seed, 2 * num_requests, output, prompts) for seed in seeds]
-    traces = [_fill(trace, capacity, num_requests) for trace in drawn]
+    with within(f"source = {source}"):
+        output = Law.parse(source, capacity)
+    with within(f"prompt = {prompt}"):
+        prompts = int(prompt) if prompt.isdecimal() else Law.parse(prompt, capacity)
+        if isinstance(prompts, int) and prompts > MOST_TOKENS:
+            raise ValueError(f"more than {MOST_TOKENS} tokens fit into no cache")
+    seeds = [seed + b for b in each]
+    drawn = [generate(one, 2 * num_requests, output, prompts) for one in seeds]
+    traces = [trace.fitting(capacity).head(num_requests) for trace in drawn]
+    if any(trace.num_requests < num_requests for trace in traces):
+        raise ValueError(
+            f"capacity = {capacity} holds fewer than half of the requests: raise it, or lower "
+            "the prompts or the outputs"
+        )
     return Source(traces, seeds, [0] * replications, too_long(drawn, capacity))
 
 
@@ -162,68 +149,6 @@ def too_long(drawn: list[Trace], capacity: int) -> TooLong:
     return TooLong(int(long.sum()), sizes.size, float(sizes[long].sum() / sizes.sum()))
 
 
-def _tokens(words: str) -> int:
-    tokens = int(words)
-    if tokens > MOST_TOKENS:
-        raise ValueError(f"more than {MOST_TOKENS} tokens fit into no cache")
-    return tokens
-
-
-def _fill(trace: Trace, capacity: int, num_requests: int) -> Trace:
-    """The first N that fit."""
-    fitting = trace.fitting(capacity)
-    if fitting.num_requests < num_requests:
-        raise ValueError(
-            f"--capacity = {capacity} holds fewer than half of the requests: raise it, or lower "
-            "--prompt or the outputs"
-        )
-    return fitting.head(num_requests)
-
-
-def _law(words: str, capacity: int) -> Law:
-    """`geometric:mean=100` as a law, cut off where the cache ends."""
-    name, _, rest = words.partition(":")
-    kinds = {"mean": float, "least": int, "most": int, "weight": float, "sigma": float}
-    fields: dict[str, Any] = {"most": capacity}
-    for key, text in read_pairs(rest, name).items():
-        if key not in kinds:
-            raise ValueError(f"{key} is unknown: choose from {', '.join(kinds)}")
-        try:
-            fields[key] = kinds[key](text)
-        except ValueError:
-            raise ValueError(f"{key} = {text} is not a number: correct it") from None
-    return Law(name=name, **fields)
-
-
-@contextlib.contextmanager
-def _within(flag: str, words: str) -> Iterator[None]:
-    """Errors inside say which words they are about."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{flag} = {words}: {error}") from None
-
-
-def read_pairs(words: str | None, where: str) -> dict[str, str]:
-    """`a=1,b=2` as pairs."""
-    pairs: dict[str, str] = {}
-    for part in filter(str.strip, (words or "").split(",")):
-        key, sign, value = map(str.strip, part.partition("="))
-        if not sign or not key or not value:
-            raise ValueError(f"{where} = {part!r} must be FIELD=NAME, such as output=Out")
-        if key in pairs:
-            raise ValueError(f"{where} = {words} says {key} twice: drop one")
-        pairs[key] = value
-    return pairs
-
-
-def _numbers(words: list[str], flag: str, whole: str) -> list[float]:
-    try:
-        return [float(word) for word in words]
-    except ValueError:
-        raise ValueError(f"{flag} = {whole} must have numbers between its colons") from None
-
-
 def read_arrivals(words: str, trace: Trace, in_seconds: bool, seed: int, stretch: int = 0) -> Any:
     """[N] arrivals of a replication, whole rounds or seconds."""
     name, _, rest = words.partition(":")
@@ -231,22 +156,19 @@ def read_arrivals(words: str, trace: Trace, in_seconds: bool, seed: int, stretch
         return np.full(trace.num_requests, 0.0 if in_seconds else 0)
     if words == "trace":
         if not in_seconds:
-            raise ValueError(
-                "--arrivals = trace are seconds: add --batch-time, or use poisson:RATE"
-            )
+            raise ValueError("arrivals = trace are seconds: add batch_time, or use poisson:RATE")
         if trace.time_unit is None and not trace.arrival.any():
             raise ValueError(
-                "--arrivals = trace, but no column of the trace is known to be the arrival: name "
-                "it with --columns arrival=NAME, or use zero or poisson:RATE"
+                "arrivals = trace, but no column of the trace is known to be the arrival: name "
+                "it (columns arrival=NAME), or use zero or poisson:RATE"
             )
         return trace.arrival
     if name != "poisson":
-        raise ValueError(f"--arrivals = {words} must be zero, poisson:RATE or trace")
-    (rate,) = _numbers([rest], "--arrivals", words)
+        raise ValueError(f"arrivals = {words} must be zero, poisson:RATE or trace")
+    (rate,) = _numbers("arrivals", words, [rest])
     if not _LEAST_RATE <= rate <= 1 / _LEAST_RATE:
         raise ValueError(
-            f"--arrivals = {words} must have a rate above 0, from {_LEAST_RATE:g} to "
-            f"{1 / _LEAST_RATE:g}"
+            f"arrivals = {words} must have a rate from {_LEAST_RATE:g} to {1 / _LEAST_RATE:g}"
         )
     gaps = stream(seed, "gaps", stretch).exponential(1 / rate, trace.num_requests)
     times = np.minimum(np.cumsum(gaps), _LATEST)
@@ -266,30 +188,34 @@ def read_intervals(words: str, trace: Trace, seed: int, stretch: int = 0) -> Pre
     output = trace.output
     if words == "own":
         return _own(trace)
-    numbers = _numbers(rest, "--intervals", words)
-    with _within("--intervals", words):
+    numbers = _numbers("intervals", words, rest)
+    with within(f"intervals = {words}"):
         match name, numbers:
             case "exact", []:
                 return Predictions(output, output, output)
-            case "one", []:
-                return intervals.one_interval(output)
-            case "one", [least, most]:
-                return intervals.one_interval(output, _whole("LO", least), _whole("HI", most))
+            case "one", [] | [_, _]:
+                return intervals.one_interval(output, *map(_whole, numbers))
             case "bins", [count]:
-                return intervals.bins(output, _whole("bins", count))
+                return intervals.bins(output, _whole(count))
             case "relative", [width]:
                 return intervals.relative(output, width)
             case "noise", [sigma]:
                 return intervals.noisy(output, sigma, seed, stretch)
     raise ValueError(
-        f"--intervals = {words} must be exact, one, one:LO:HI, bins:B, relative:X, noise:SIGMA or "
-        "own"
+        f"intervals = {words} must be exact, one, one:LO:HI, bins:B, relative:X, noise:SIGMA or own"
     )
 
 
-def _whole(name: str, number: float) -> int:
+def _numbers(name: str, words: str, parts: list[str]) -> list[float]:
+    try:
+        return [float(part) for part in parts]
+    except ValueError:
+        raise ValueError(f"{name} = {words} must have numbers between its colons") from None
+
+
+def _whole(number: float) -> int:
     if not number.is_integer():
-        raise ValueError(f"{name} = {number:g} must be a whole number")
+        raise ValueError(f"{number:g} must be a whole number")
     return int(number)
 
 
@@ -297,8 +223,7 @@ def _own(trace: Trace) -> Predictions:
     """The predictions that the trace brings; one missing stands for no knowledge."""
     if trace.lower is None and trace.upper is None and trace.predicted is None:
         raise ValueError(
-            "--intervals = own, but the trace has no column lower, upper or predicted: name them "
-            "with --columns"
+            "intervals = own, but the trace has no column lower, upper or predicted: name them"
         )
     none = intervals.one_interval(trace.output)
     lower = none.lower if trace.lower is None else trace.lower

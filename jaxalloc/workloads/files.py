@@ -3,12 +3,14 @@
 A file is TOML: `arrival_rate` and `accuracy_weight` (and, if wished, `token_price`, `name`,
 `source`, `note`) at the top, then one `[[task]]` table a type with the fields of `Workload` as
 plain numbers. Standard errors may stand beside them (`decay_se`), and the covariances of (gain,
-decay, floor) and of (base_time, time_per_token).
+decay, floor) and of (base_time, time_per_token). The domains of the fields are those of `Workload`.
 """
 
 from __future__ import annotations
 
 import collections
+import dataclasses
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -17,122 +19,95 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from jaxalloc.allocation.model.domain import FIELDS, MIX_TOLERANCE, domain_error
 from jaxalloc.allocation.model.workload import Workload
 from jaxalloc.files import new_file
-from jaxalloc.workloads.fields import FIELDS
-from jaxalloc.workloads.messages import describe, shorten
-
-_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-_MIX_TOLERANCE = 1e-6
-_TOKENS = ("min_tokens", "max_tokens")
+from jaxalloc.messages import one_line, shown, suggest, within
 
 # Covariances of a task and what they are of.
 COVARIANCES = {
     "covariance": ("gain", "decay", "floor"),
     "service_covariance": ("base_time", "time_per_token"),
 }
-StandardError = Field(default=None, ge=0)
+_TEXTS = ("name", "source", "note")
+_ROUNDING = 4 * np.finfo(float).eps  # of floor + gain
+_BUILT_IN = resources.files("jaxalloc.workloads") / "builtin"
 
 
-class Task(BaseModel):
-    """One task type: a `[[task]]` table."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task type: a `[[task]]` table, with the fields of `Workload` that are of one type."""
 
-    model_config = _STRICT
-
-    name: str = Field(min_length=1)
-    mix: float = Field(ge=0)
-    gain: float = Field(ge=0)
-    decay: float = Field(gt=0)
-    floor: float = Field(ge=0)
-    base_time: float = Field(ge=0)
-    time_per_token: float = Field(gt=0)
-    min_tokens: float = Field(default=0.0, ge=0)
-    max_tokens: float = Field(ge=0)
-    service_cv: float = Field(default=0.0, ge=0)
-    mix_se: float | None = StandardError
-    gain_se: float | None = StandardError
-    decay_se: float | None = StandardError
-    floor_se: float | None = StandardError
-    base_time_se: float | None = StandardError
-    time_per_token_se: float | None = StandardError
-    service_cv_se: float | None = StandardError
+    name: str
+    mix: float
+    gain: float
+    decay: float
+    floor: float
+    base_time: float
+    time_per_token: float
+    min_tokens: float = 0.0
+    max_tokens: float
+    service_cv: float = 0.0
+    mix_se: float | None = None
+    gain_se: float | None = None
+    decay_se: float | None = None
+    floor_se: float | None = None
+    base_time_se: float | None = None
+    time_per_token_se: float | None = None
+    service_cv_se: float | None = None
     covariance: list[list[float]] | None = None
     service_covariance: list[list[float]] | None = None
 
-    @model_validator(mode="after")
-    def _check(self) -> Task:
-        _check_name(self.name)
-        if self.min_tokens > self.max_tokens:
-            raise ValueError(
-                f"min_tokens = {self.min_tokens:g} must not exceed max_tokens = "
-                f"{self.max_tokens:g}: lower it or raise max_tokens"
-            )
-        best = self.floor + self.gain
-        if best > 1 + 4 * np.finfo(float).eps:
-            raise ValueError(f"floor + gain = {best:g} must not exceed 1: lower one of them")
-        for key, fields in COVARIANCES.items():
-            rows = getattr(self, key)
-            if rows is not None:
-                _check_covariance(rows, key, fields)
-        return self
 
-
-class WorkloadFile(BaseModel):
-    """A workload with the names of its tasks and where it comes from: a whole file."""
-
-    model_config = _STRICT
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class WorkloadFile:
+    """A whole file: the numbers of a workload, the names of its tasks and where it comes from."""
 
     name: str | None = None
     source: str | None = None
     note: str | None = None
-    arrival_rate: float = Field(ge=0)
-    arrival_rate_se: float | None = StandardError
-    accuracy_weight: float = Field(ge=0)
-    token_price: float = Field(default=0.0, ge=0)
-    task: list[Task] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> WorkloadFile:
-        _check_name(self.name or "")
-        for name, count in collections.Counter(self.task_names).items():
-            if count > 1:
-                raise ValueError(f"name = {name!r} is given to more than one task: rename one")
-        total = sum(task.mix for task in self.task)
-        if abs(total - 1) > _MIX_TOLERANCE:
-            raise ValueError(f"the sum of mix = {total:g} must be 1: divide each mix by it")
-        return self
+    arrival_rate: float
+    arrival_rate_se: float | None = None
+    accuracy_weight: float
+    token_price: float = 0.0
+    task: list[Task]
 
     @property
-    def task_names(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The names of the tasks, in the order of the type axis K."""
         return tuple(task.name for task in self.task)
 
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """As `names`."""
+        return self.names
 
-def _check_name(name: str) -> None:
-    """Raise ValueError where a terminal or a picture would obey, and not show, a character."""
-    if not name.isprintable():
-        raise ValueError(f"name = {shorten(name)} has characters that do not print: remove them")
+    @property
+    def workload(self) -> Workload:
+        """The arrays, in JAX's default dtype: float64 where x64 is on, else float32."""
+        return Workload.create(**{name: self._numbers(name) for name in FIELDS})
 
+    def _numbers(self, name: str) -> Any:
+        if FIELDS[name].per_type:
+            return [getattr(task, name) for task in self.task]
+        return getattr(self, name)
 
-def _check_covariance(rows: list[list[float]], key: str, fields: tuple[str, ...]) -> None:
-    """Raise ValueError unless `rows` can be the covariance of the fields."""
-    size, names = len(fields), f"({', '.join(fields)})"
-    if len(rows) != size or any(len(row) != size for row in rows):
-        shape = f"{len(rows)} rows of {[len(row) for row in rows]}"
-        raise ValueError(f"{key} has {shape} numbers: give {size} rows of {size} {names}")
-    matrix = np.array(rows)
-    scale = np.sqrt(np.clip(np.diag(matrix), 0, None))
-    slack = 1e-9 * np.outer(scale, scale)
-    if np.any(np.abs(matrix - matrix.T) > slack):
-        raise ValueError(f"{key} = {rows} is not symmetric: give {names} in both")
-    if np.any(np.abs(matrix) > np.outer(scale, scale) + slack):
-        raise ValueError(
-            f"{key} = {rows} has a variance below 0 or a correlation above 1: "
-            f"give the covariance of {names}"
+    def to_dict(self) -> dict[str, Any]:
+        """What the file says, as TOML would be read; what it does not say is left out."""
+        return dataclasses.asdict(
+            self, dict_factory=lambda items: {key: v for key, v in items if v is not None}
         )
+
+    def __repr__(self) -> str:
+        rows = [["", *self.names, ""]]
+        for name, field in FIELDS.items():
+            numbers = self._numbers(name)
+            cells = [f"{x:g}" for x in numbers] if field.per_type else [f"{numbers:g}"]
+            rows += [[name, *cells, *[""] * (len(self.task) - len(cells)), field.meaning]]
+        wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, wide)).rstrip() for row in rows]
+        return "\n".join([f"WorkloadFile {self.name!r}", *lines])
 
 
 def builtin_names() -> tuple[str, ...]:
@@ -141,14 +116,12 @@ def builtin_names() -> tuple[str, ...]:
     >>> builtin_names()
     ('qwen3-8b', 'r1-distill-llama-8b')
     """
-    folder = resources.files("jaxalloc.workloads") / "builtin"
-    files = [entry.name for entry in folder.iterdir() if entry.name.endswith(".toml")]
-    return tuple(sorted(name.removesuffix(".toml") for name in files))
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in _BUILT_IN.iterdir()))
 
 
 def builtin_text(name: str) -> str:
     """The TOML of a built-in workload, comments and all: a start for one's own."""
-    return (resources.files("jaxalloc.workloads") / "builtin" / f"{name}.toml").read_text("utf-8")
+    return (_BUILT_IN / f"{name}.toml").read_text("utf-8")
 
 
 def load(name_or_path: str | os.PathLike[str]) -> WorkloadFile:
@@ -158,51 +131,29 @@ def load(name_or_path: str | os.PathLike[str]) -> WorkloadFile:
       ValueError: no such workload, or something in it is wrong; one line that names the file, the
         field, the value and the fix.
 
-    >>> load("qwen3-8b").task_names
+    >>> load("qwen3-8b").names
     ('AIME24', 'AIME25', 'GPQA-D', 'GSM8K', 'HMMT25')
     """
-    name = os.fspath(name_or_path)
-    if name in builtin_names():
-        return _parse(builtin_text(name), name)
+    name, known = os.fspath(name_or_path), builtin_names()
     try:
-        text = Path(name).read_bytes().decode("utf-8")
+        text = builtin_text(name) if name in known else Path(name).read_bytes().decode("utf-8")
     except FileNotFoundError:
-        known = ", ".join(builtin_names())
         raise ValueError(
-            f"workload = {name!r} is no file and not built in: give a TOML file or one of {known}"
+            f"workload = {name!r} is no file and not built in: give a TOML file or one of "
+            f"{', '.join(known)}"
         ) from None
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"workload = {name!r} cannot be read ({reason}): give a file") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: byte {error.start} is not UTF-8: save it as UTF-8") from None
-    return _parse(text, name)
-
-
-def _parse(text: str, origin: str) -> WorkloadFile:
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{origin}: is not TOML: {error}: correct it there") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: is not TOML: {one_line(error)}: correct it there") from None
     except RecursionError:
-        raise ValueError(f"{origin}: is nested too deep: flatten it") from None
-    return validate(data, origin)
-
-
-def validate(data: Any, origin: str) -> WorkloadFile:
-    """What a TOML file holds as a workload.
-
-    Raises:
-      ValueError: something in it is wrong; one line that names the origin, the field, the value
-        and the fix.
-    """
-    try:
-        return WorkloadFile.model_validate(data)
-    except ValidationError as error:
-        errors = error.errors(include_url=False)
-        # A misspelt field is also a missing one: name the misspelling.
-        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-        raise ValueError(f"{origin}: {describe(first, data)}") from None
+        raise ValueError(f"{name}: is nested too deep: flatten it") from None
+    return validate(data, name)
 
 
 def override(file: WorkloadFile, numbers: Mapping[str, float], origin: str) -> WorkloadFile:
@@ -219,38 +170,160 @@ def override(file: WorkloadFile, numbers: Mapping[str, float], origin: str) -> W
     >>> override(load("qwen3-8b"), {"arrival_rate": 0.5}, "qwen3-8b").arrival_rate
     0.5
     """
-    data = file.model_dump()
+    data = file.to_dict()
     for name, value in numbers.items():
         for table in data["task"] if FIELDS[name].per_type else [data]:
-            table[name] = float(value)
+            table[name] = value
     return validate(data, origin)
 
 
 def to_workload(file: WorkloadFile) -> Workload:
-    """The arrays of a file in JAX's default dtype: float64 where x64 is on, else float32."""
-    numbers: dict[str, Any] = {
-        name: [getattr(task, name) for task in file.task] if field.per_type else getattr(file, name)
-        for name, field in FIELDS.items()
-    }
-    return Workload.create(**numbers)
+    """As `file.workload`."""
+    return file.workload
 
 
 def save(file: WorkloadFile, path: str | os.PathLike[str]) -> None:
-    """Write a workload as TOML; `load` gives it back equal. The file appears only when complete."""
-    document = tomlkit.document()
-    data = file.model_dump(exclude_none=True)
-    tasks = data.pop("task")
-    if not data["token_price"]:  # which few workloads have
-        del data["token_price"]
-    for key, value in data.items():
-        document.add(key, tomlkit.item(value))
-    tables = tomlkit.aot()
+    """Write a workload as TOML; `load` gives it back equal. The file appears only when complete.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(load("qwen3-8b"), f"{folder}/copy.toml")
+    ...     load(f"{folder}/copy.toml") == load("qwen3-8b")
+    True
+    """
+    top = file.to_dict()
+    tasks = top.pop("task")
+    if not file.token_price:  # which few workloads have
+        del top["token_price"]
+    lines = _toml(top)
     for task in tasks:
-        table = tomlkit.table()
-        for key, value in task.items():
-            whole = key in _TOKENS and float(value).is_integer()
-            table.add(key, tomlkit.item(int(value) if whole else value))
-        tables.append(table)
-    document.add("task", tables)
+        lines += ["", "[[task]]", *_toml(task)]
     with new_file(Path(path)) as written:
-        written.write(tomlkit.dumps(document).encode())
+        written.write("\n".join([*lines, ""]).encode())
+
+
+def _toml(table: Mapping[str, Any]) -> list[str]:
+    """The lines of a table; the JSON of text, numbers and lists is TOML, but for one character."""
+    lines = []
+    for key, value in table.items():
+        whole = key.endswith("_tokens") and value.is_integer()
+        text = json.dumps(int(value) if whole else value, ensure_ascii=False)
+        lines.append(f"{key} = {text}".replace("\x7f", r"\u007f"))
+    return lines
+
+
+def validate(data: Mapping[str, Any], origin: str) -> WorkloadFile:
+    """What a TOML file holds as a workload.
+
+    Raises:
+      ValueError: something in it is wrong; one line that names the origin, the field, the value
+        and the fix.
+    """
+    with within(origin):
+        file: WorkloadFile = _read(WorkloadFile, data)
+        for name, count in collections.Counter(file.names).items():
+            if count > 1:
+                raise ValueError(f"name = {name!r} is given to more than one task: rename one")
+        total = sum(task.mix for task in file.task)
+        if abs(total - 1) > MIX_TOLERANCE:
+            raise ValueError(f"the sum of mix = {total:g} must be 1: divide each mix by it")
+    return file
+
+
+def _read(kind: Any, table: Mapping[str, Any]) -> Any:
+    """A `Task` or a `WorkloadFile` of its entries, each checked."""
+    entries = {entry.name: entry for entry in dataclasses.fields(kind)}
+    for name, value in table.items():  # first, as a misspelt field is also a missing one
+        if name not in entries:
+            other = WorkloadFile if kind is Task else Task
+            into = "above the first [[task]]" if kind is Task else "into the [[task]] tables"
+            fix = f"move it {into}" if name in other.__annotations__ else suggest(name, entries)
+            raise ValueError(f"{name} = {shown(value)} is not a field: {fix}")
+    given = {}
+    for name, entry in entries.items():
+        if name in table:
+            given[name] = _value(name, table[name])
+        elif entry.default is dataclasses.MISSING:
+            raise ValueError(f"{name} is missing: add {_wanted(name)}")
+    return kind(**given)
+
+
+def _value(name: str, value: Any) -> Any:
+    """The value of an entry, checked."""
+    if name == "task":
+        return _tasks(value)
+    said = f"{name} = {shown(value)}"
+    if name in COVARIANCES:
+        return _covariance(name, value)
+    if name in _TEXTS:
+        if not isinstance(value, str) or (name == "name" and not value):
+            raise ValueError(f"{said} is not text: give {_wanted(name)}")
+        if name == "name" and not value.isprintable():  # a terminal would obey, and not show it
+            raise ValueError(f"{said} has characters that do not print: remove them")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{said} is not a number: give {_wanted(name)}")
+    number = float(str(value))  # 10**400 is inf
+    problem = domain_error(name, number) if name in FIELDS else None
+    if problem or not 0 <= number < np.inf:
+        raise ValueError(problem or f"{said} must be finite and at least 0: give {_wanted(name)}")
+    return number
+
+
+def _tasks(tables: Any) -> list[Task]:
+    if not isinstance(tables, list) or not tables:
+        raise ValueError(f"task = {shown(tables)} is not a list: give {_wanted('task')}")
+    tasks = []
+    for number, table in enumerate(tables, start=1):
+        if not isinstance(table, Mapping):
+            raise ValueError(f"task {number} = {shown(table)} is no table: give {_wanted('task')}")
+        name = table.get("name")
+        label = f" ({name})" if isinstance(name, str) and name.isprintable() and name else ""
+        with within(f"task {number}{label}"):
+            tasks.append(_task(_read(Task, table)))
+    return tasks
+
+
+def _task(task: Task) -> Task:
+    """The task, whose fields fit together."""
+    least, most, best = task.min_tokens, task.max_tokens, task.floor + task.gain
+    if least > most:
+        raise ValueError(
+            f"min_tokens = {least:g} must not exceed max_tokens = {most:g}: lower it or raise "
+            "max_tokens"
+        )
+    if best > 1 + _ROUNDING:
+        raise ValueError(f"floor + gain = {best:g} must not exceed 1: lower one of them")
+    return task
+
+
+def _covariance(name: str, rows: Any) -> list[list[float]]:
+    """Rows that can be the covariance of the fields."""
+    size = len(COVARIANCES[name])
+    try:
+        matrix = np.array(rows, np.float64)
+    except (OverflowError, TypeError, ValueError):
+        matrix = np.zeros(0)
+    scale = np.sqrt(np.clip(np.diag(matrix), 0, None)) if matrix.ndim == 2 else np.zeros(0)
+    most = np.outer(scale, scale)
+    if matrix.shape != (size, size) or not np.isfinite(matrix).all():
+        problem = "is of another shape or not of numbers"
+    elif np.any(np.abs(matrix - matrix.T) > 1e-9 * most):
+        problem = "is not symmetric"
+    elif np.any(np.abs(matrix) > (1 + 1e-9) * most):
+        problem = "has a variance below 0 or a correlation above 1"
+    else:
+        return matrix.tolist()
+    raise ValueError(f"{name} = {shown(rows)} {problem}: give {_wanted(name)}")
+
+
+def _wanted(name: str) -> str:
+    """What should stand there."""
+    if name in FIELDS:
+        return f"the {FIELDS[name].meaning}"
+    if name in COVARIANCES:
+        size, fields = len(COVARIANCES[name]), ", ".join(COVARIANCES[name])
+        return f"{size} rows of {size} numbers, the covariance of ({fields})"
+    if name == "task":
+        return "one [[task]] table for each task type"
+    return "a standard error" if name.endswith("_se") else f"a {name} in quotes"

@@ -102,7 +102,7 @@ def test_a_traced_number_follows_the_arrays(dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(made(0.1, 5))} == {np.dtype(dtype)}
 
 
-NOT_BOTH = "give one value a type, or a scalar for all"
+NOT_BOTH = "give one number a type, or a scalar for all"
 REJECTED = [
     ({"arrival_rate": -0.1}, "arrival_rate = -0.1 must not be negative"),
     ({"arrival_rate": [0.1, np.inf]}, "arrival_rate[1] = inf must be finite"),
@@ -126,10 +126,10 @@ REJECTED = [
         {"floor": [0.1, 0.6]},
         "floor + gain[1] = 1.1 must not exceed 1, or pass allow_accuracy_above_one=True",
     ),
-    ({"gain": [0.1, 0.2, 0.3]}, f"mix has 2 types where another field has 3: {NOT_BOTH}"),
+    ({"gain": [0.1, 0.2, 0.3]}, f"mix has shape (2,) where another field has (3,): {NOT_BOTH}"),
     (
         {"min_tokens": [0, 0, 0], "max_tokens": np.ones(5)},
-        f"mix has 2 types where another field has 5: {NOT_BOTH}",
+        f"mix has shape (2,) where another field has (5,): {NOT_BOTH}",
     ),
     ({"gain": None}, "gain = None is not a number: give numbers or arrays of them"),
     ({"gain": "a"}, "gain = 'a' is not a number: give numbers or arrays of them"),

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-LIBRARIES = ["typer", "rich", "pydantic", "tomlkit", "pyarrow", "matplotlib", "scipy", "pandas"]
+LIBRARIES = ["typer", "rich", "pydantic", "pyarrow", "matplotlib", "scipy", "pandas"]
 
 
 def run(script):

@@ -17,7 +17,7 @@ from jaxalloc import (
     solve_batch,
     utilization,
 )
-from jaxalloc.allocation.model import domain
+from jaxalloc.allocation.model.domain import FIELDS
 from jaxalloc.allocation.model.mg1 import queue
 from jaxalloc.allocation.optimum.optimum import classify, first_point, run
 
@@ -130,8 +130,8 @@ def test_the_threshold_of_infeasibility(num_types, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_the_dtype_cannot_hold_is_invalid(dtype):
     tiny, huge = (float(x) for x in (np.finfo(dtype).tiny, np.finfo(dtype).max))
-    rate = domain.largest_rate(dtype)
-    invalid = [changed(**{name: tiny / 4}) for name in domain.NORMAL]
+    rate = float(np.finfo(dtype).eps) / tiny**0.5
+    invalid = [changed(**{name: tiny / 4}) for name, field in FIELDS.items() if field.scales]
     invalid += [
         changed(arrival_rate=2 * rate, base_time=0.0),
         changed(accuracy_weight=4 * tiny),  # α b

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from convert import as_workload
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from problems import random_workloads
 
 from jaxalloc import Requests, Workload, policies, simulate, simulate_batch, solve, solve_batch
 from jaxalloc.allocation.optimum import batch as allocation_batch
-from jaxalloc.scheduling import batch as scheduling_batch
+from jaxalloc.scheduling import simulation
 
 jax.config.update("jax_enable_x64", True)
 LANES, WIDTH, CAPACITY = 16, 12, 40
@@ -107,7 +106,7 @@ def check(seed):
     same_allocation(jax.jit(jax.vmap(solve))(workloads), optimum, "vmap")
     same_schedule(jax.jit(play)(requests), schedule, "jit")
     stays_where_it_is(workloads, requests)
-    allocation_batch._CPU_LANES = scheduling_batch.CPU_CHUNK = 3
+    allocation_batch._CPU_LANES = simulation.CPU_CHUNK = 3
     stays_where_it_is(workloads, requests)
     same_allocation(solve_batch(workloads), optimum, "other chunks")
     same_schedule(play(requests), schedule, "other chunks")

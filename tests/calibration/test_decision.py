@@ -116,15 +116,12 @@ def test_a_file_carries_its_covariances(tmp_path):
     file = files.load("qwen3-8b")
     covariance = [[4e-4, -1e-8, -1e-5], [-1e-8, 1e-12, 0.0], [-1e-5, 0.0, 1e-4]]
     service = [[1e-4, -1e-9], [-1e-9, 1e-12]]
-    task = file.task[0].model_copy(
-        update={"covariance": covariance, "service_covariance": service, "service_cv_se": 0.01}
-    )
-    other = file.task[1].model_copy(update={"gain_se": 0.02, "base_time_se": 0.03})
-    tasks = [task, other, *file.task[2:]]
-    tasks = [own.model_copy(update={"mix_se": 0.004}) for own in tasks]
-    files.save(
-        file.model_copy(update={"task": tasks, "arrival_rate_se": 0.002}), tmp_path / "a.toml"
-    )
+    known = {"covariance": covariance, "service_covariance": service, "service_cv_se": 0.01}
+    task = dataclasses.replace(file.task[0], **known)
+    other = dataclasses.replace(file.task[1], gain_se=0.02, base_time_se=0.03)
+    tasks = [dataclasses.replace(own, mix_se=0.004) for own in (task, other, *file.task[2:])]
+    file = dataclasses.replace(file, task=tasks, arrival_rate_se=0.002)
+    files.save(file, tmp_path / "a.toml")
     found = to_covariances(files.load(tmp_path / "a.toml"))
     np.testing.assert_allclose(found.curve[0], covariance)
     np.testing.assert_allclose(found.curve[1], np.diag([4e-4, 0, 0]), atol=1e-18)
@@ -139,7 +136,7 @@ def test_a_file_carries_its_covariances(tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("service_covariance = [[1.0]]", "service_covariance has 1 rows"),
+        ("service_covariance = [[1.0]]", "service_covariance = [[1.0]] is of another"),
         ("service_covariance = [[1.0, 2.0], [2.0, 1.0]]", "a correlation above 1"),
         ("service_covariance = 3", "give 2 rows of 2 numbers"),
     ],

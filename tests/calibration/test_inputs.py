@@ -43,12 +43,6 @@ def test_arrivals_since_an_epoch_are_those_since_the_first(x64):
             lambda: jaxalloc.fit_service_time(TOKENS, SECONDS, question=[0, 1]),
             r"question has shape \(2,\), tokens \(8,\)",
         ),
-        (
-            lambda: jaxalloc.bootstrap_accuracy(
-                jax.random.key(0), TOKENS, CORRECT, 300, replicates=0
-            ),
-            "replicates = 0 must be at least 1",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused(call, message):
@@ -81,7 +75,6 @@ def test_questions_may_have_any_names(x64):
 
 def test_strict_promotion_is_kept():
     """Every public function of the room, of float32 with x64 on and of lists."""
-    key = jax.random.key(0)
     question = np.arange(8)
     workload = jaxalloc.Workload.create(
         arrival_rate=0.1,
@@ -106,8 +99,6 @@ def test_strict_promotion_is_kept():
             jaxalloc.fit_service_time(tokens, seconds, 1, None, robust=True)
             jaxalloc.fit_arrivals(form([0, 2, 3, 7, 8]))
             jaxalloc.fit_mix(form([30, 70]))
-            curves = jaxalloc.bootstrap_accuracy(key, tokens, correct, trials, replicates=8)
-            jaxalloc.bootstrap_intervals(curves)
             dtype = jnp.float32 if isinstance(tokens, np.ndarray) else jnp.float64
-            assert fit.gain.dtype == time.base_time.dtype == curves.gain.dtype == dtype
+            assert fit.gain.dtype == time.base_time.dtype == dtype
         jaxalloc.exactly_known(workload)

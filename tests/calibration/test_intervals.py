@@ -1,4 +1,4 @@
-"""Intervals: against SciPy's profiles, their coverage with and without questions, the bootstrap."""
+"""Intervals: against SciPy's profiles, their coverage with and without questions."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,6 @@ from scipy.stats import t as student
 
 import jaxalloc
 from jaxalloc.calibration.accuracy import fit_counts
-from jaxalloc.calibration.bootstrap import Table, bootstrap_counts
 from jaxalloc.calibration.intervals import count_intervals
 from jaxalloc.calibration.likelihood import Counts
 from jaxalloc.calibration.quantiles import student_quantile
@@ -113,26 +112,6 @@ def test_intervals_respect_questions():
     naive = covered(jax.vmap(count_intervals)(unknown, levels), truth)[usable].mean(axis=0)
     assert np.all(np.abs(honest - 0.95) < 0.035)
     assert naive[2] < 0.9  # the floor, which questions share
-    curves = bootstrap_counts(
-        jax.random.key(0),
-        jax.tree.map(lambda x: x[:40], levels),
-        Table(jnp.asarray(table[:40]), jnp.asarray(trials[:40])),
-        200,
-    )
-    ratio = np.std(curves.floor, axis=1) / np.asarray(known.standard_error)[:40, 2]
-    assert np.median(ratio) == pytest.approx(1, abs=0.1)
-
-
-def test_the_bootstrap_spreads_as_the_information_says():
-    tokens, correct, trials, _ = measured.answers(9, 1)
-    fit = jaxalloc.fit_accuracy(tokens[0], correct[0], trials[0])
-    curves = jaxalloc.bootstrap_accuracy(
-        jax.random.key(1), tokens[0], correct[0], trials[0], replicates=1000
-    )
-    spread = np.cov(np.stack([curves.gain, curves.decay, curves.floor]))
-    np.testing.assert_allclose(np.sqrt(np.diag(spread)), fit.standard_error, rtol=0.1)
-    low, high = jaxalloc.bootstrap_intervals(curves).decay
-    assert low < fit.decay < high
 
 
 def test_a_question_and_its_name_are_two_things():

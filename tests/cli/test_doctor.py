@@ -38,7 +38,7 @@ def test_a_missing_package_is_named_and_the_rest_is_told(command, monkeypatch):
         return version(name)
 
     def broken():
-        raise ImportError("No module named 'tomlkit'", name="tomlkit")
+        raise ImportError("No module named 'pydantic'", name="pydantic")
 
     monkeypatch.setattr(doctor.metadata, "version", lacking)
     monkeypatch.setattr(doctor, "_allocation", broken)
@@ -48,7 +48,7 @@ def test_a_missing_package_is_named_and_the_rest_is_told(command, monkeypatch):
     assert "self-test: allocation  not run" in out
     assert [line.partition(" is missing")[0] for line in err.splitlines()] == [
         "jaxalloc: the package xarray",
-        "jaxalloc: the package tomlkit",
+        "jaxalloc: the package pydantic",
     ]
 
 

@@ -119,7 +119,7 @@ def test_without_a_log_the_traffic_is_the_default_or_as_given(command, tables):
     line = (
         "--arrival-rate 0.3 --accuracy-weight 9 --min-tokens 8 --max-tokens 999 --mix easy=3,hard=1"
     )
-    assert command(f"fit runs.csv --out b.toml {line} --bootstrap 50").code == 0
+    assert command(f"fit runs.csv --out b.toml {line}").code == 0
     file = files.load(tables / "b.toml")
     assert (file.arrival_rate, file.accuracy_weight) == (0.3, 9)
     assert {task.name: task.mix for task in file.task} == {
@@ -293,12 +293,12 @@ def test_what_is_left_out_is_said_with_its_traffic(command, tmp_path):
         ("fit runs.csv --mix easy=0.8", "--mix sums to 0.8 without hard, middling: give every"),
         ("fit runs.csv --concurrency 0", "--concurrency = 0 must be at least 1"),
         ("fit absent.csv", "absent.csv does not exist: give"),
-        ("fit runs.txt", "runs.txt must end in .csv or .parquet"),
+        ("fit runs.txt", "runs.txt must end in .csv, .jsonl"),
         ("fit runs.csv --out a.txt", "--out = 'a.txt' must end in .toml"),
         ("fit runs.csv --plot a.txt", "--plot = 'a.txt' must end in .png"),
         ("fit runs.csv --columns tokens", "'tokens' in --columns is no pair"),
         ("fit runs.csv --columns tokens=no", "column no (for tokens) is missing"),
-        ("fit runs.csv --columns token=no", "field 'token' is unknown: choose from task"),
+        ("fit runs.csv --columns token=no", "field 'token' is unknown: did you mean tokens"),
         ("fit runs.csv --mix easy=1,none=2", "--mix: runs.csv has no task 'none'"),
         ("fit runs.csv --mix easy=x", "--mix: easy = 'x' is not a number"),
         ("fit runs.csv --mix easy=0", "--mix = easy=0 sums to 0"),
@@ -307,7 +307,6 @@ def test_what_is_left_out_is_said_with_its_traffic(command, tmp_path):
         ("fit runs.csv --arrivals runs.csv", "runs.csv: column time is missing"),
         ("fit runs.csv --arrival-rate -1", "--arrival-rate: arrival_rate = -1 must not be neg"),
         ("fit runs.csv --min-tokens 9 --max-tokens 8", "--min-tokens = 9 must not exceed"),
-        ("fit runs.csv --bootstrap 1", "--bootstrap = 1 must be 0, or from 2"),
         ("fit runs.csv --seed -1", "--seed = -1 must be from 0 to"),
         ("fit runs.csv --seed 9999999999999999999999", "--seed = 9999999999999999999999 must be"),
         ("fit bad.csv", "bad.csv: row 1 (line 2), column tokens: 'x' is not a number: correct it"),

@@ -65,9 +65,9 @@ def test_the_table_leads_with_what_moves_most(command):
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("qwen3-8b --step 0", "--step = 0 must be between"),
-        ("qwen3-8b --step nan", "--step = nan must be between"),
-        ("qwen3-8b --top -1", "--top = -1 must not be negative"),
+        ("qwen3-8b --step 0", "--step = 0 changes nothing"),
+        ("qwen3-8b --step nan", "--step = nan must be a number from -0.5 to 0.5"),
+        ("qwen3-8b --top -1", "--top = -1 must be a whole number at least 0"),
         ("qwen3-8b --plot a.txt", "--plot = 'a.txt' must end in .png"),
         ("nope", "workload = 'nope'"),
     ],

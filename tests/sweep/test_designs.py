@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import kstest, qmc
 
 from jaxalloc import sweep
+from jaxalloc.allocation.model.domain import FIELDS
 from jaxalloc.sweep import allocations, designs
-from jaxalloc.workloads.fields import FIELDS
 
 SPANS = {"arrival_rate": "0.01:2:log", "accuracy_weight": "3:5", "gain": [0.1, 0.2, 0.3]}
 

@@ -98,7 +98,7 @@ def test_a_truncated_part_is_named_and_solved_again(folder, whole, keep):
 
 
 def test_no_damaged_byte_is_accepted(folder, whole):
-    """A slice of benchmarks/sweep/damages.py."""
+    """A slice of benchmarks/sweep_damages.py."""
     rng = np.random.default_rng(2)
     footer = json.loads((folder / SEALS[3]).read_text())["footer_length"]
     for name in (PARTS[3], SEALS[3], MANIFEST):
@@ -249,7 +249,7 @@ def test_a_full_disk_is_named_and_the_sweep_goes_on_later(tmp_path, whole):
 
 
 def test_killed_anywhere_it_goes_on_to_the_same_rows(tmp_path):
-    """A slice of benchmarks/sweep/kill_and_resume.py."""
+    """A slice of benchmarks/sweep_kill_and_resume.py."""
     line = ["sweep", "qwen3-8b", "--arrival-rate", "0.01:2:500:log", "--accuracy-weight"]
     line += ["1:300:100:log", "--chunk-size", "500", "--resume", "--out"]
     rng = np.random.default_rng(5)

@@ -101,7 +101,7 @@ capacity = 400
         ("schedule = 'geometric:mean=20'", "fields: capacity is missing: give the tokens that"),
         (
             "schedule = 'zipf:mean=2'\n[fields]\ncapacity = 9",
-            "schedule = 'zipf:mean=2': TRACE",
+            "schedule = 'zipf:mean=2': source",
         ),
         ("schedule = 'no.csv'\n[fields]\ncapacity = 9", "no.csv does not exist"),
         ("schedule = 'geometric:mean=90'\n[fields]\ncapacity = 40", "holds fewer than half"),

@@ -6,13 +6,12 @@ the batch axes away.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxalloc.allocation.model.workload import PER_SERVER, Scalar, Tokens, Workload, as_array
+from jaxalloc.allocation.model.domain import PER_SERVER
+from jaxalloc.allocation.model.workload import Scalar, Tokens, Workload, aligned, as_array
 from jaxalloc.numerics import cast, floating_dtype
 
 
@@ -39,7 +38,7 @@ def workload_and_tokens(workload: Workload, tokens: Any) -> tuple[Workload, Toke
 
 def vector(name: str, value: Any, workload: Workload) -> Tokens:
     """One number a type, [K] in the workload's dtype; ValueError for any other shape."""
-    array = _array(name, value)
+    array = as_array(name, value)
     if array.shape != workload.mix.shape:
         raise ValueError(
             f"{name} has shape {array.shape} where the workload has {workload.num_types} types: "
@@ -50,7 +49,7 @@ def vector(name: str, value: Any, workload: Workload) -> Tokens:
 
 def number(name: str, value: Any, workload: Workload) -> Scalar:
     """One number, [] in the workload's dtype; ValueError for any other shape."""
-    array = _array(name, value)
+    array = as_array(name, value)
     if array.shape:
         raise ValueError(f"{name} has shape {array.shape}: give one number, or use jax.vmap")
     return cast(array, workload.dtype)
@@ -80,31 +79,15 @@ def check_kind(workload: Any) -> None:
 
 
 def _in_dtype(workload: Workload, dtype: Any) -> Workload:
-    """Scalars over types, every field in the dtype; the workload itself where all is so."""
-    arrays = {name: _array(name, value) for name, value in vars(workload).items()}
-    own = [value.shape for name, value in arrays.items() if name not in PER_SERVER and value.shape]
-    per_type = own[0] if own else (1,)
-    changed = {}
-    for name, array in arrays.items():
-        wanted = () if name in PER_SERVER else per_type
-        if len(array.shape) > len(wanted) or len(wanted) > 1:
+    """Scalars over types, every field in the dtype."""
+    fields = {name: as_array(name, value) for name, value in vars(workload).items()}
+    for name, value in fields.items():
+        own = "()" if name in PER_SERVER else "(K,)"
+        if value.ndim > (name not in PER_SERVER):
             raise ValueError(
-                f"{name} has shape {array.shape}, but this is a function of one workload, whose "
-                f"{name} is {'()' if name in PER_SERVER else '(K,)'}: use jax.vmap or solve_batch"
+                f"{name} has shape {value.shape}, but this is a function of one workload, whose "
+                f"{name} is {own}: use jax.vmap or solve_batch"
             )
-        if array.shape not in ((), wanted):
-            raise ValueError(
-                f"{name} has shape {array.shape} where another field has {wanted}: "
-                "give one number a type, or a scalar for all"
-            )
-        field = cast(array, dtype)
-        field = field if field.shape == wanted else jnp.broadcast_to(field, wanted)
-        if field is not getattr(workload, name):
-            changed[name] = field
-    return dataclasses.replace(workload, **changed) if changed else workload
-
-
-def _array(name: str, value: Any) -> Any:
-    """The value itself if it is an array of JAX's, else as one of NumPy's."""
-    floating = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
-    return value if floating else as_array(name, value)
+    sizes = [value.size for value in (fields["mix"], *fields.values()) if value.ndim]
+    cast_fields = {name: cast(value, dtype) for name, value in fields.items()}
+    return Workload(**aligned(cast_fields, (), sizes[0] if sizes else 1))

@@ -1,69 +1,85 @@
-"""What a dtype can hold of a workload: beyond, a status is INVALID and `Workload.create` refuses.
+"""The fields of a workload: what each means and which numbers it may hold, said here and only here.
 
-With ε the dtype's relative precision and τ its smallest normal number (derived here):
+`Workload` carries the entries as metadata of its fields; `Workload.create`, the status INVALID
+(`validity`), the workload files, the axes of sweeps and the flags of the commands all ask them.
+Nothing here needs JAX or NumPy, so that `jaxalloc --help` does not wait for them.
 
-- λ, α, A, b, c and the bounds are 0 or at least τ. Compiled code takes a subnormal for 0, and a
-  workload that is taken for another must not be called solved. (In the other fields, which are only
-  added to larger numbers, a subnormal weighs nothing and may stand: a softmax makes such mixes.)
-- c is at least τ / ε, for what a token costs and what it brings are told apart to ε of c.
-- λ √κ <= ε / √τ, 1e138 / s in float64 and 1e12 / s in float32, κ = 1 + cv². What is below τ of
-  κ t² vanishes. Where d > 1/2 that takes at most λ κ t / d <= 2 ε of that type's own time t from
-  E[T], and less from a price; where d <= 1/2, V >= m1² >= 1 / (4 λ²), of which τ is less than ε.
-- α b_k is 0 or at least τ. What a token brings, α b_k A_k e^{-b l}, then vanishes only below
-  τ <= c_k, which is less than what it costs: it errs on no side.
-- 1 + cv² and its product with the square of each service time at min_tokens are finite. Beyond, an
-  overflow needs no rule: it ends as inf or NaN, which no certificate passes.
+To reject a number in any room: `problem = domain_error(name, value)`. To list the fields in the
+order of the constructor: `FIELDS`. To check a whole mix: `MIX_TOLERANCE`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool
-
-NORMAL = (
-    "arrival_rate",
-    "gain",
-    "decay",
-    "time_per_token",
-    "min_tokens",
-    "max_tokens",
-    "accuracy_weight",
-)
-_UNSIGNED = {4: jnp.uint32, 8: jnp.uint64}
+MIX_TOLERANCE = 1e-6  # by which a sum of shares may miss 1
 
 
-def largest_rate(dtype: Any) -> float:
-    """ε / √τ, the largest arrival rate, queries / s."""
-    return float(jnp.finfo(dtype).eps) / math.sqrt(float(jnp.finfo(dtype).tiny))
+class Field(NamedTuple):
+    """One field of `Workload`.
+
+    Attributes:
+      meaning: what it is, with its unit, in a few words.
+      positive: must be greater than 0 (else it must not be negative).
+      per_type: one number a task type (else one a server).
+      default: what it is where it is not given; None: it must be.
+      scales: a product with it counts, so that it may not be a subnormal, which compiled code takes
+        for 0. The other fields are only added to larger numbers.
+    """
+
+    meaning: str
+    positive: bool = False
+    per_type: bool = True
+    default: float | None = None
+    scales: bool = True
+
+    @property
+    def rule(self) -> str:
+        """Its domain in words: "must be greater than 0"."""
+        return "must be greater than 0" if self.positive else "must not be negative"
+
+    def allows(self, value: Any) -> Any:
+        """Whether a finite number, or each of an array, is in the domain."""
+        return value > 0 if self.positive else value >= 0
 
 
-def least_normal(name: str, dtype: Any) -> float:
-    """What a field that is not 0 must reach."""
-    info = jnp.finfo(dtype)
-    return float(info.tiny) / (float(info.eps) if name == "time_per_token" else 1.0)
+FIELDS = {
+    "arrival_rate": Field("arrival rate, queries / s", per_type=False),
+    "mix": Field("probability of the task; the sum over the tasks is 1", scales=False),
+    "gain": Field("accuracy that unlimited thinking adds"),
+    "decay": Field("rate at which accuracy saturates, 1 / token", positive=True),
+    "floor": Field("accuracy without thinking", scales=False),
+    "base_time": Field("service time without thinking, s", scales=False),
+    "time_per_token": Field("service time of a thinking token, s / token", positive=True),
+    "min_tokens": Field("smallest token budget", default=0.0),
+    "max_tokens": Field("largest token budget"),
+    "accuracy_weight": Field("worth of one unit of accuracy, s", per_type=False),
+    "service_cv": Field(
+        "coefficient of variation of the service time; 0 is deterministic",
+        default=0.0,
+        scales=False,
+    ),
+    "token_price": Field(
+        "price of a thinking token beyond its time, s / token",
+        per_type=False,
+        default=0.0,
+        scales=False,
+    ),
+}
+PER_SERVER = tuple(name for name, field in FIELDS.items() if not field.per_type)
+# One number can stand for every type in all fields but the mix, whose sum is fixed.
+SCALARS = tuple(name for name in FIELDS if name != "mix")
 
 
-def is_normal(value: Array) -> Bool[Array, "..."]:
-    """Whether a number is 0 or no subnormal, told by its bits: comparisons may take both for 0."""
-    unsigned = _UNSIGNED[value.dtype.itemsize]
-    least = unsigned(np.asarray(jnp.finfo(value.dtype).tiny, value.dtype).view(unsigned))
-    return jax.lax.bitcast_convert_type(jnp.abs(value), unsigned) - unsigned(1) >= least - 1
+def domain_error(name: str, value: float) -> str | None:
+    """What is wrong with `value` for the field `name`, and the fix; None if nothing is.
 
-
-def in_range(workload: Any) -> Bool[Array, ""]:
-    """Whether the dtype can hold a workload whose fields are finite and of the right sign."""
-    kappa = 1 + jnp.square(workload.service_cv)
-    valid = jnp.all(workload.arrival_rate * jnp.sqrt(kappa) <= largest_rate(workload.dtype))
-    valid &= jnp.all(workload.time_per_token >= least_normal("time_per_token", workload.dtype))
-    for name in NORMAL:
-        valid &= jnp.all(is_normal(getattr(workload, name)))
-    reward = workload.accuracy_weight * workload.decay
-    tiny = jnp.finfo(workload.dtype).tiny
-    valid &= (workload.accuracy_weight == 0) | jnp.all(reward >= tiny)
-    least = workload.base_time + workload.time_per_token * workload.min_tokens
-    return valid & jnp.all(jnp.isfinite(kappa * jnp.square(least)))
+    >>> domain_error("decay", 0.0)
+    'decay = 0 must be greater than 0: give the rate at which accuracy saturates, 1 / token'
+    """
+    field = FIELDS[name]
+    if math.isfinite(value) and field.allows(value):
+        return None
+    rule = field.rule if math.isfinite(value) else "must be finite"
+    return f"{name} = {value:g} {rule}: give the {field.meaning}"

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxalloc.allocation.model.domain import NORMAL, largest_rate, least_normal
-from jaxalloc.numerics import cast, floating_dtype
+from jaxalloc.allocation.model.domain import FIELDS, MIX_TOLERANCE, PER_SERVER
+from jaxalloc.allocation.model.validity import rules
+from jaxalloc.numerics import cast, floating_dtype, require
 
 # Axis letters, here and in every docstring: K task types, *B any leading batch axes.
 PerServer = Float[Array, "*B"]
@@ -23,9 +24,7 @@ Mask = Bool[Array, "K"]
 Scalar = Float[Array, ""]
 Flag = Bool[Array, ""]
 
-PER_SERVER = ("arrival_rate", "accuracy_weight", "token_price")
 _ABSENT: Any = object()  # an argument of the constructor that was not given
-_MIX_TOLERANCE = 1e-6
 
 
 @jax.tree_util.register_dataclass
@@ -117,25 +116,15 @@ class Workload:
         >>> workload.gain.shape, workload.num_types
         ((2,), 2)
         """
-        given = {
-            "arrival_rate": arrival_rate,
-            "mix": mix,
-            "gain": gain,
-            "decay": decay,
-            "floor": floor,
-            "base_time": base_time,
-            "time_per_token": time_per_token,
-            "min_tokens": min_tokens,
-            "max_tokens": max_tokens,
-            "accuracy_weight": accuracy_weight,
-            "service_cv": service_cv,
-            "token_price": token_price,
-        }
-        arrays = _cast(given)
-        fields = _broadcast(arrays)
+        arguments = locals()
+        given = {name: arguments[name] for name in FIELDS}
+        arrays = _in_one_dtype(given)
+        wide = {k: v if k in PER_SERVER or np.ndim(v) else v.reshape(1) for k, v in arrays.items()}
+        num_types = max(v.shape[-1] for k, v in wide.items() if k not in PER_SERVER)
+        fields = aligned(wide, _batch_shape(wide), num_types)
         if not any(isinstance(value, jax.core.Tracer) for value in arrays.values()):
-            _check_values(arrays, fields["mix"].shape[-1], allow_accuracy_above_one)
-        return cls(**{k: _placed(given[k], v) for k, v in fields.items()})
+            _check(arrays, num_types, allow_accuracy_above_one)
+        return cls(**{name: _placed(given[name], value) for name, value in fields.items()})
 
     @property
     def num_types(self) -> int:
@@ -145,7 +134,7 @@ class Workload:
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The leading axes *B that all fields broadcast to; `()` for one workload."""
-        return _batch_shape({name: np.shape(value) for name, value in vars(self).items()})
+        return _batch_shape(vars(self))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -158,7 +147,47 @@ def token_cost(workload: Workload) -> PerType:
     return workload.token_price / workload.time_per_token
 
 
-def _cast(given: dict[str, Any]) -> dict[str, Any]:
+def aligned(arrays: dict[str, Any], batch: tuple[int, ...], num_types: int) -> dict[str, Any]:
+    """Each array broadcast to (*batch, num_types), or to `batch` if it is a field of the server.
+
+    Raises:
+      ValueError: it has another shape; names the field.
+    """
+    broadcast = {}
+    for name, value in arrays.items():
+        wanted, shape = batch if name in PER_SERVER else (*batch, num_types), value.shape
+        own = zip(reversed(shape), reversed(wanted), strict=False)
+        if len(shape) > len(wanted) or any(size not in (1, most) for size, most in own):
+            raise ValueError(
+                f"{name} has shape {shape} where another field has {wanted}: "
+                "give one number a type, or a scalar for all"
+            )
+        xp = jnp if isinstance(value, jax.Array) else np
+        broadcast[name] = value if shape == wanted else xp.broadcast_to(value, wanted)
+    return broadcast
+
+
+def as_array(name: str, value: Any) -> Any:
+    """Numbers as an array: JAX's if they are one or a list with some, else NumPy's.
+
+    Raises:
+      ValueError: they are no numbers, or a ragged list; names them.
+    """
+    of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
+    try:
+        array: Any = jnp.asarray(value) if of_jax else np.asarray(value)
+    except (TypeError, ValueError) as error:
+        shown = textwrap.shorten(repr(value), 100)
+        raise ValueError(f"{name} = {shown} is not an array: {error}") from None
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
+        shown = textwrap.shorten(repr(value), 100)
+        raise ValueError(f"{name} = {shown} is not a number: give numbers or arrays of them")
+    return array
+
+
+def _in_one_dtype(given: dict[str, Any]) -> dict[str, Any]:
     """Every field as an array of one floating dtype: NumPy's where concrete, JAX's where traced."""
     arrays = {name: as_array(name, value) for name, value in given.items()}
     dtype = floating_dtype(
@@ -173,8 +202,9 @@ def _cast(given: dict[str, Any]) -> dict[str, Any]:
         }
 
 
-def _batch_shape(shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """One leading shape for fields of these shapes."""
+def _batch_shape(fields: dict[str, Any]) -> tuple[int, ...]:
+    """One leading shape for all fields."""
+    shapes = {name: np.shape(value) for name, value in fields.items()}
     try:
         return jnp.broadcast_shapes(
             *(shape if name in PER_SERVER else shape[:-1] for name, shape in shapes.items())
@@ -190,83 +220,18 @@ def _placed(given: Any, field: Any) -> Array:
     return cast(given if same else field, field.dtype)
 
 
-def as_array(name: str, value: Any) -> Any:
-    """Numbers as an array: JAX's if they are one or a list with some, else NumPy's."""
-    of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
-    try:
-        array: Any = jnp.asarray(value) if of_jax else np.asarray(value)
-    except (TypeError, ValueError) as error:  # ragged nested lists
-        raise ValueError(f"{name} = {_one_line(value)} is not an array: {error}") from None
-    if array.dtype == np.longdouble:
-        array = array.astype(np.float64)
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
-        message = f"{name} = {_one_line(value)} is not a number: give numbers or arrays of them"
-        raise ValueError(message)
-    return array
-
-
-def _one_line(value: Any) -> str:
-    """What was given, short enough for a message."""
-    return textwrap.shorten(repr(value), 100)
-
-
-def _broadcast(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Scalars over types, everything over one leading shape; on the host unless it is traced."""
-    wide = {k: v if k in PER_SERVER or np.ndim(v) else v.reshape(1) for k, v in arrays.items()}
-    num_types = max(v.shape[-1] for k, v in wide.items() if k not in PER_SERVER)
-    batch = _batch_shape({k: v.shape for k, v in wide.items()})
-    for name, value in wide.items():
-        if name not in PER_SERVER and value.shape[-1] not in (1, num_types):
-            raise ValueError(
-                f"{name} has {value.shape[-1]} types where another field has {num_types}: "
-                "give one value a type, or a scalar for all"
-            )
-    shapes = {k: batch if k in PER_SERVER else (*batch, num_types) for k in wide}
-    return {
-        k: (jnp if isinstance(v, jax.Array) else np).broadcast_to(v, shapes[k])
-        for k, v in wide.items()
-    }
-
-
-def _check_values(arrays: dict[str, Any], num_types: int, allow_accuracy_above_one: bool) -> None:
+def _check(arrays: dict[str, Any], num_types: int, allow_accuracy_above_one: bool) -> None:
     """Raise ValueError for the first value outside the domain of its field."""
-    positive = {"decay", "time_per_token"}
     for name, value in arrays.items():
-        _require(np.isfinite(value), name, value, "must be finite")
-        if name in positive:
-            _require(value > 0, name, value, "must be greater than 0")
-        else:
-            _require(value >= 0, name, value, "must not be negative")
-        least = least_normal(name, value.dtype)
-        normal = (value == 0) | (value >= least) | (name not in NORMAL)
-        _require(normal, name, value, f"is below {least:.2g}, which counts as 0: give 0, or more")
-    rate = arrays["arrival_rate"]
-    most = largest_rate(rate.dtype)
-    _require(rate <= most, "arrival_rate", rate, f"must not exceed {most:.2g}: use a longer unit")
-    low, high = np.broadcast_arrays(arrays["min_tokens"], arrays["max_tokens"])
-    _require(low <= high, "min_tokens", low, "must not exceed max_tokens")
+        require(np.isfinite(value), name, value, "must be finite")
+    with np.errstate(all="ignore"):
+        for rule in rules(arrays, np):
+            require(rule.kept, rule.name, rule.value, rule.text)
     mix = np.atleast_1d(np.asarray(arrays["mix"], dtype=np.float64))
     total = np.sum(np.broadcast_to(mix, (*mix.shape[:-1], num_types)), axis=-1)
-    _require(
-        np.abs(total - 1) <= _MIX_TOLERANCE, "the sum of mix", total, "must be 1: normalize it"
-    )
-    if not allow_accuracy_above_one:
-        best = np.add(*np.broadcast_arrays(arrays["floor"], arrays["gain"]))
-        slack = 4 * np.finfo(best.dtype).eps
-        _require(
-            best <= 1 + slack,
-            "floor + gain",
-            best,
-            "must not exceed 1, or pass allow_accuracy_above_one=True",
-        )
-
-
-def _require(valid: Any, name: str, value: Any, rule: str) -> None:
-    """Raise a ValueError that names the first entry of `value` where `valid` is False."""
-    if np.all(valid):
-        return
-    index = tuple(int(i) for i in np.argwhere(~np.asarray(valid))[0])
-    place = f"[{', '.join(map(str, index))}]" if index else ""
-    entry = np.asarray(value)[index]
-    short = f"{entry:g}"
-    raise ValueError(f"{name}{place} = {short if float(short) == entry else entry} {rule}")
+    near = np.abs(total - 1) <= MIX_TOLERANCE
+    require(near, "the sum of mix", total, "must be 1: normalize it")
+    best = arrays["floor"] + arrays["gain"]
+    most = np.inf if allow_accuracy_above_one else 1 + 4 * np.finfo(best.dtype).eps
+    fix = "must not exceed 1, or pass allow_accuracy_above_one=True"
+    require(best <= most, "floor + gain", best, fix)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalloc.allocation.model.checks import check_kind
-from jaxalloc.allocation.model.workload import PER_SERVER, PerServer, PerType, Workload
+from jaxalloc.allocation.model.domain import PER_SERVER
+from jaxalloc.allocation.model.workload import PerServer, PerType, Workload
 from jaxalloc.allocation.optimum.optimum import (
     Allocation,
     Status,

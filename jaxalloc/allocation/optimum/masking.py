@@ -10,7 +10,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jaxalloc.allocation.model.workload import PER_SERVER, Workload
+from jaxalloc.allocation.model.domain import PER_SERVER
+from jaxalloc.allocation.model.workload import Workload
 from jaxalloc.allocation.optimum.optimum import Status
 from jaxalloc.numerics import cast
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jaxalloc.allocation.model.checks import one_workload, vector
-from jaxalloc.allocation.model.domain import in_range
 from jaxalloc.allocation.model.mg1 import queue, variability
 from jaxalloc.allocation.model.objective import SMALLEST_IMBALANCE, Point, evaluate, objective
+from jaxalloc.allocation.model.validity import rules
 from jaxalloc.allocation.model.workload import (
     Flag,
     PerServer,
@@ -34,17 +34,6 @@ from jaxalloc.backend.sharding import mesh_of, no_tangent
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-5}
 _ROUNDING_FLOOR = 16.0  # in units of eps: below it a residual cannot halve any more
 _LEAST_IDLE_TO_START = 1e-3  # of what is idle at min_tokens, for `initial` to be used
-_NON_NEGATIVE = (
-    "arrival_rate",
-    "mix",
-    "gain",
-    "floor",
-    "base_time",
-    "min_tokens",
-    "accuracy_weight",
-    "service_cv",
-    "token_price",
-)
 
 
 class Status(enum.IntEnum):
@@ -88,15 +77,15 @@ class Progress(NamedTuple):
 
 def classify(workload: Workload) -> Int[Array, ""]:
     """The status that a lane has before any step; CONVERGED stands for "can be solved"."""
-    finite, valid = jnp.array(True), workload.min_tokens <= workload.max_tokens
-    for field in jax.tree.leaves(workload):
-        finite = finite & jnp.isfinite(field)
-    for name in _NON_NEGATIVE:
-        valid &= getattr(workload, name) >= 0
-    valid &= (workload.decay > 0) & (workload.time_per_token > 0) & in_range(workload)
+    finite = [jnp.all(jnp.isfinite(field)) for field in jax.tree.leaves(workload)]
+    kept = [jnp.all(rule.kept) for rule in rules(vars(workload))]
     feasible = jnp.where(_most_idle(workload) > 0, Status.CONVERGED, Status.INFEASIBLE)
-    invalid = jnp.where(jnp.all(valid), feasible, Status.INVALID)
-    return jnp.where(jnp.all(finite), invalid, Status.NON_FINITE).astype(jnp.int32)
+    invalid = jnp.where(_all(kept), feasible, Status.INVALID)
+    return jnp.where(_all(finite), invalid, Status.NON_FINITE).astype(jnp.int32)
+
+
+def _all(flags: list[Flag]) -> Flag:
+    return functools.reduce(jnp.logical_and, flags)
 
 
 def _most_idle(workload: Workload) -> Scalar:

@@ -10,22 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
 from jaxalloc.cli.plots.style import STYLE, look
+from jaxalloc.scheduling import policies
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Predictions from perfect to useless, in the words of `--intervals`.
 WIDTHS = ("exact", "bins:100", "bins:50", "bins:20", "bins:10", "bins:5", "bins:2", "one")
-NAMES = {
-    "a_min": "A_min",
-    "a_max": "A_max",
-    "h_sf": "H-SF (hindsight)",
-    "mc_sf": "MC-SF",
-    "mc_benchmark": "MC-Benchmark",
-    "vllm": "vLLM, first come",
-    "alpha": "α-protection",
-    "alpha_beta": "α-protection, β-clearing",
-}
+NAMES = {name: policy.label for name, policy in policies.by_name.items()}
 _POINTS = 60
 
 

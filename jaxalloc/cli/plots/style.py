@@ -16,10 +16,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.output import complain
+from jaxalloc.allocation.model.domain import FIELDS
+from jaxalloc.cli.errors import BadInput, complain
 from jaxalloc.files import new_file
-from jaxalloc.workloads.fields import FIELDS
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool
 
 from jaxalloc.scheduling.rounds.arrays import NEVER, Scalar, at, by_halves, put, put_row, row_at
 
@@ -48,7 +48,7 @@ class Job(NamedTuple):
     bound: Any
     start: Any
     request: Any
-    usage: Any
+    usage: Any = None
 
 
 class Slots(NamedTuple):
@@ -57,8 +57,8 @@ class Slots(NamedTuple):
     What changes in every pass is apart from what a pass reads, so that it can change in place.
     """
 
-    others: Int[Array, "6 R"]
-    usage: Int[Array, " R"]
+    others: Any
+    usage: Any
 
 
 def empty(num_slots: int) -> Slots:
@@ -129,7 +129,8 @@ def _jobs(others: Array, usage: Array, first: Scalar, width: int) -> Job:
     """The jobs of some slots."""
     rows = map(jnp.int32, range(others.shape[0]))
     parts = (lax.dynamic_slice(others, (row, first), (1, width)) for row in rows)
-    return Job(*(part.reshape(width) for part in parts), lax.dynamic_slice(usage, (first,), (width,)))
+    columns = [part.reshape(width) for part in parts]
+    return Job(*columns)._replace(usage=lax.dynamic_slice(usage, (first,), (width,)))
 
 
 def earliest_start(
@@ -196,7 +197,7 @@ class Leaver(NamedTuple):
     @property
     def job(self) -> Job:
         """It, but for the usage."""
-        return Job(*self.others, usage=None)
+        return Job(*self.others)
 
 
 def leaver(slots: Slots, slot: Scalar, running: Scalar) -> Leaver:
@@ -247,6 +248,6 @@ def first_victim(
 
 def last_marked(slots: Slots, below: Scalar, marked: Bool[Array, " N"]) -> Scalar:
     """The largest slot under `below` whose request is marked, or −1."""
-    request = Job(*slots.others, slots.usage).request
+    request = Job(*slots.others).request
     slot = lax.iota(jnp.int32, request.shape[0])
     return jnp.max(jnp.where((slot < below) & marked[request], slot, -1))

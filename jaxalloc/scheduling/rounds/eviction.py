@@ -58,7 +58,8 @@ def _reset_by_chance(instance: Instance, policy: Policy, state: State) -> tuple[
         state, killed, clearing = carry
         marked = None
         if instance.random_key is not None:
-            key = jax.random.fold_in(jax.random.fold_in(instance.random_key, state.time), clearing)
+            key = jax.random.wrap_key_data(instance.random_key, impl="threefry2x32")
+            key = jax.random.fold_in(jax.random.fold_in(key, state.time), clearing)
             marked = jax.random.uniform(key, instance.bound.shape) < policy.beta
 
         def next_slot(state: State, below: Scalar) -> Scalar:
@@ -141,7 +142,7 @@ def leave(policy: Policy, state: State, who: Leaver) -> State:
         slots = cache.plan(slots, some, end, offset, -1)
     return state._replace(
         slots=slots,
-        slot_of=put(state.slot_of, Job(*who.last_others, usage=None).request, who.slot),
+        slot_of=put(state.slot_of, Job(*who.last_others).request, who.slot),
         running=who.last,
         offsets=state.offsets - offset,
     )

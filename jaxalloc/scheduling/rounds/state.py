@@ -31,7 +31,7 @@ class Instance(NamedTuple):
       by_arrival: [N] requests in order of arrival, padding last.
       arrival: [N] when they arrive, rounds or seconds; padding never.
       batch_time: seconds a round, or None.
-      random_key: of the random policies, else None.
+      random_key: [2] words of the key of a random policy, else None.
     """
 
     capacity: Scalar

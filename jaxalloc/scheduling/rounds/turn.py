@@ -102,7 +102,7 @@ def _note_first_tokens(state: State, before: Scalar) -> State:
 
     def note(carry: tuple[Scalar, Array]) -> tuple[Scalar, Array]:
         slot, times = carry
-        request = Job(*cache.job_at(state.slots, slot)[0], usage=None).request
+        request = Job(*cache.job_at(state.slots, slot)[0]).request
         new = Known(*row_at(state.ledger, request)).first == state.time - 1
         return slot + 1, put(times, jnp.where(new, request, no_one), state.clock.total)
 
