@@ -136,7 +136,7 @@ def simulate_batch(
         requests,
         _wide("capacity", as_int32("capacity", capacity), shape),
         words,
-        None if batch_time is None else _every(batch_time, shape),
+        None if batch_time is None else _every(batch_time, requests.arrival, shape),
         None
         if max_rounds is None
         else _wide("max_rounds", as_int32("max_rounds", max_rounds), shape),
@@ -146,11 +146,16 @@ def simulate_batch(
     return without_derivative(play, arguments, _NO_DERIVATIVE)
 
 
-def _every(batch_time: BatchTime, shape: tuple[int, ...]) -> BatchTime:
-    """A batch time for every instance."""
-    return BatchTime(
-        **{name: _wide(name, value, shape) for name, value in vars(batch_time).items()}
-    )
+def _every(batch_time: BatchTime, arrival: Any, shape: tuple[int, ...]) -> BatchTime:
+    """A batch time for every instance, in the dtype of the arrivals if these are seconds."""
+    floating = jnp.issubdtype(arrival.dtype, jnp.floating)
+    dtype = arrival.dtype if floating else jax.dtypes.canonicalize_dtype(float)
+
+    def every(name: str, value: Any) -> Any:
+        seconds = value if isinstance(value, jax.Array) else np.asarray(value)
+        return _wide(f"batch_time.{name}", seconds.astype(dtype), shape)
+
+    return BatchTime(**{name: every(name, value) for name, value in vars(batch_time).items()})
 
 
 def _wide(name: str, value: Any, shape: tuple[int, ...]) -> Any:

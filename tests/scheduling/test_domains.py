@@ -75,11 +75,10 @@ def test_what_a_policy_does_not_read_does_not_matter():
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)])
-@pytest.mark.parametrize("policy", [A_MIN, policies.AlphaBetaClearing()], ids=str)
-def test_nothing_to_do(shape, policy):
+def test_nothing_to_do(shape):
     requests = Requests.create(prompt=np.ones(shape, int), output=np.ones(shape, int))
     run = simulate if len(shape) == 1 else simulate_batch
-    schedule = run(requests, 8, policy, record=True)
+    schedule = run(requests, 8, policies.AlphaBetaClearing(), record=True)
     assert schedule.finish.shape == schedule.latency.shape == shape
     assert schedule.status.shape == schedule.latency_percentile(50).shape == shape[:-1]
     assert (schedule.status == ScheduleStatus.FINISHED).all()
@@ -122,12 +121,9 @@ def test_arguments_of_another_kind(call, message):
         call()
 
 
-@pytest.mark.parametrize("run", [simulate, simulate_batch])
-def test_beside_a_gradient(run):
-    requests = ONE if run is simulate else MANY
-
+def test_beside_a_gradient():
     def makespan(base):
-        return run(requests, 8, A_MIN, batch_time=BatchTime(base=base)).makespan.sum()
+        return simulate(ONE, 8, A_MIN, batch_time=BatchTime(base=base)).makespan
 
     wanted, half = makespan(0.5), jnp.float32(0.5)
     both = jax.value_and_grad(lambda x: (x * x, makespan(x)), has_aux=True)
@@ -201,13 +197,15 @@ def test_totals_do_not_wrap():
         ]
 
 
-@pytest.mark.parametrize("policy", [A_MIN, policies.AlphaBetaClearing(0.1)], ids=str)
-def test_strict_promotion(policy):
+@pytest.mark.parametrize(
+    ("policy", "model"),
+    [(policies.AlphaBetaClearing(0.1), None), (A_MIN, BatchTime(base=1, per_token=0.5))],
+    ids=str,
+)
+def test_strict_promotion(policy, model):
     with jax.numpy_dtype_promotion("strict"):
-        for requests, run in ((ONE, simulate), (MANY, simulate_batch)):
-            for model in (None, BatchTime(base=1, per_token=np.float32(0.5))):
-                schedule = run(requests, 8, policy, batch_time=model, max_rounds=500)
-                assert np.isfinite(schedule.latency_percentile(50)).all()
-                assert (schedule.total_wasted >= schedule.total_evictions).all()
-                requests.check(8, policy, batch_time=model)
-            assert (latency_bound(requests, 8) > 0).all()
+        schedule = simulate_batch(MANY, 8, policy, batch_time=model, max_rounds=500)
+        assert np.isfinite(schedule.latency_percentile(50)).all()
+        assert (schedule.total_wasted >= schedule.total_evictions).all()
+        MANY.check(8, policy, batch_time=model)
+        assert (latency_bound(MANY, 8) > 0).all()
