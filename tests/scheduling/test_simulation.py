@@ -253,7 +253,7 @@ def test_lanes_side_by_side_as_on_an_accelerator(policy, monkeypatch):
     def run(requests, key):
         words = jax.random.key_data(key) if policy.draws else None
         options = {"policy": policy, "slots": None, "record": 16}
-        return loop.schedule_of(requests, 40, words, MODEL, 500, **options)
+        return loop.schedule_of(requests, np.int32(40), words, MODEL, np.int32(500), **options)
 
     wanted = jax.jit(jax.vmap(run))(requests, key)
     monkeypatch.setattr(loop, "dispatch", lambda run, inputs: run(inputs))
