@@ -51,8 +51,8 @@ def once(file: Any, workload: Any, truth: Any, seed: int) -> dict:
     settings["max_tokens"] = 16384.0
     fitted, _ = build([f for f in fits if f.usable], arrivals, {}, settings, "x", "x")
     said = decision(fitted, seed)
-    if fitted.task_names != file.task_names:
-        return {"left out": sorted(set(file.task_names) - set(fitted.task_names))}
+    if fitted.names != file.names:
+        return {"left out": sorted(set(file.names) - set(fitted.names))}
     tokens = np.array([task["tokens"]["value"] for task in said["tasks"]])
     regret = float(truth["objective"] - jaxalloc.objective(workload, tokens))
     inside = {
@@ -75,12 +75,12 @@ def main() -> None:
     given = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     import jaxalloc
-    from jaxalloc.workloads.files import load, override, to_workload
+    from jaxalloc.workloads.files import load, override
 
     file = load("qwen3-8b")
     # The logs have random service times: so has the truth.
     times = override(file, {"service_cv": synthetic.SERVICE_CV}, "qwen3-8b")
-    workload = to_workload(times)
+    workload = times.workload
     best = jaxalloc.solve(workload)
     truth = {"tokens": np.asarray(best.tokens), "objective": float(best.objective)}
     truth |= {name: float(getattr(jaxalloc, name)(workload, best.tokens)) for name in TOTALS[:2]}

@@ -5,39 +5,36 @@
 Without a GPU only `--smoke` works: tiny sizes, the kernels in interpret mode.
 """
 
-from __future__ import annotations
-
 import itertools
 import sys
-from pathlib import Path
-from typing import Any
 
-import common  # noqa: F401
+import allocation_numba
+import common  # noqa: F401, for where it finds the zoo
 import jax
 import jax.numpy as jnp
+import numba
 import numpy as np
 import oracles
 import problems
-import scheduling_numba as numba_opponent
-from gpu_rates import SMOKE, device, emit, peak_bytes, timed
+import scheduling_numba
+import scheduling_speed
+from gpu_rates import SMOKE, device, emit, memory, operations, timed
 
-import jaxalloc
 from jaxalloc import Newton, Requests, Workload, policies, simulate_batch, solve_batch
-from jaxalloc.allocation.optimum import gpu_kernel, optimum
+from jaxalloc.allocation.optimum import gpu_kernel, loop
 from jaxalloc.backend import dispatch as backend
 
-ROOT = Path(__file__).parents[1]
 SEEDS = itertools.count(100)  # caps on steps that nothing was traced for
 JUDGED = 2_000  # lanes beside the oracle and the CPU
 TOLERANCE = {"float64": 1e-8, "float32": 1e-5}
 
 
-def draw(lanes: int, num_types: int, dtype: str) -> tuple[Workload, int]:
+def draw(lanes, num_types, dtype):
     """Random workloads on the device; beyond a million (K = 6) they repeat."""
     distinct = min(lanes, 6_000_000 // num_types)
     fields = problems.random_workloads(0, distinct, num_types)
 
-    def tile(value: Any) -> Any:
+    def tile(value):
         once = jnp.asarray(value, dtype)
         times = (-(-lanes // distinct), *[1] * (once.ndim - 1))
         return jnp.tile(once, times)[:lanes] if lanes > distinct else once
@@ -45,44 +42,10 @@ def draw(lanes: int, num_types: int, dtype: str) -> tuple[Workload, int]:
     return Workload(**{name: tile(value) for name, value in fields.items()}), distinct
 
 
-def operations(num_types: int, dtype: str, steps: float) -> float:
-    """Arithmetic operations that a lane of that many steps takes at the least, counted as traced.
-
-    Every operation on a number counts as one, transcendental ones too; an inner loop is counted
-    once and of two branches the cheaper.
-    """
-    fields = problems.random_workloads(0, 1, num_types)
-    workload = Workload(**{k: jnp.asarray(v[0], dtype) for k, v in fields.items()})
-    solver = Newton()
-    start = optimum.first_point(workload, None)
-    state = solver.init(workload, start)
-    first = jax.make_jaxpr(lambda w: optimum.first_point(w, None))(workload)
-    turn = jax.make_jaxpr(solver.step)(workload, state)
-    return _count(first) + steps * _count(turn)
-
-
-def _count(traced: Any) -> float:
-    total = 0.0
-    for equation in getattr(traced, "jaxpr", traced).eqns:
-        inner = [v for v in equation.params.values() if hasattr(v, "eqns")]
-        branches = equation.params.get("branches")
-        if branches:
-            total += min(_count(branch) for branch in branches)
-        elif equation.primitive.name == "reduce":
-            total += sum(atom.aval.size for atom in equation.invars) / 2
-        elif inner:
-            total += sum(_count(each) for each in inner)
-        elif "reduce" in equation.primitive.name:
-            total += equation.invars[0].aval.size
-        elif equation.primitive.name not in ("broadcast_in_dim", "reshape", "squeeze"):
-            total += sum(out.aval.size for out in equation.outvars)
-    return total
-
-
-def allocation(dtype: str, num_types: int, plain: bool) -> None:
+def allocation(dtype, num_types, plain):
     """Workloads a second from and to device memory, from few to as many as there is room for."""
     sizes = [10_000, 100_000, 1_000_000, 10_000_000, 100_000_000]
-    room = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 1 << 62)
+    room = memory("bytes_limit") or 1 << 62
     if plain:
         sizes = sizes[1:3]
     for lanes in [300] if SMOKE else sizes:
@@ -105,16 +68,16 @@ def allocation(dtype: str, num_types: int, plain: bool) -> None:
             **time_of,
             workloads_per_second=lanes / time_of["seconds"],
             steps_mean=steps,
-            steps_most=int(jnp.max(answer.steps)),
+            steps_most=jnp.max(answer.steps),
             least_bytes=lanes * bytes_a_lane,
             least_operations=lanes * operations(num_types, dtype, steps),
-            peak_bytes=peak_bytes(),
-            converged=float(jnp.mean(answer.status == 0)),
+            peak_bytes=memory("peak_bytes_in_use"),
+            converged=jnp.mean(answer.status == 0),
             **judge(batch, answer, num_types, dtype),
         )
 
 
-def judge(batch: Workload, answer: Any, num_types: int, dtype: str) -> dict[str, Any]:
+def judge(batch, answer, num_types, dtype):
     """The first lanes beside the extended-precision oracle and beside the CPU's answers."""
     first = {name: np.asarray(leaf[:JUDGED]) for name, leaf in vars(batch).items()}
     tokens, status = np.asarray(answer.tokens[:JUDGED]), np.asarray(answer.status[:JUDGED])
@@ -127,14 +90,14 @@ def judge(batch: Workload, answer: Any, num_types: int, dtype: str) -> dict[str,
     scale = 1 + np.abs(np.asarray(cpu.tokens))
     return {
         "judged": len(residual),
-        "false_claims": int(np.sum((status == 0) & ~(residual <= TOLERANCE[dtype]))),
+        "false_claims": np.sum((status == 0) & ~(residual <= TOLERANCE[dtype])),
         "worst_residual": float(residual.max()),
-        "other_status_than_cpu": int(np.sum(status != np.asarray(cpu.status))),
-        "worst_distance_from_cpu": float(np.max(np.abs(tokens - np.asarray(cpu.tokens)) / scale)),
+        "other_status_than_cpu": np.sum(status != np.asarray(cpu.status)),
+        "worst_distance_from_cpu": np.max(np.abs(tokens - np.asarray(cpu.tokens)) / scale),
     }
 
 
-def blocks(dtype: str) -> None:
+def blocks(dtype):
     """The kernel alone, with more and with fewer lanes a program: how the block was chosen."""
     lanes = 300 if SMOKE else 2_000_000
     batch, _ = draw(lanes, 6, dtype)
@@ -143,10 +106,10 @@ def blocks(dtype: str) -> None:
     for numbers in (2, 4, 8):
         gpu_kernel._NUMBERS_A_THREAD = numbers
 
-        def run(workload: Workload, most_idle: Any) -> Any:
-            def one(workload: Workload, initial: Any, most_idle: Any) -> Any:
-                start = optimum.first_point(workload, initial, most_idle)
-                return optimum.run(workload, start, Newton())
+        def run(workload, most_idle):
+            def one(workload, initial, most_idle):
+                start = loop.first_point(workload, initial, most_idle)
+                return loop.run(workload, start, Newton())
 
             return gpu_kernel.in_blocks(one, (workload, None, most_idle), interpret=SMOKE)
 
@@ -161,18 +124,14 @@ def blocks(dtype: str) -> None:
         )
 
 
-def requests_of(size: int, num: int) -> tuple[np.ndarray, ...]:
-    """As in `benchmarks/scheduling/speed.py`; beyond 2,000 instances they repeat."""
-    rng = np.random.default_rng(0)
+def requests_of(size, num):
+    """As in `scheduling_speed.py`; beyond 2,000 instances they repeat."""
     distinct = min(size, 2_000)
-    output = rng.integers(1, 256, (distinct, num)).astype(np.int32)
-    prompt = rng.integers(1, 33, (distinct, num)).astype(np.int32)
-    times = (-(-size // distinct), 1)
-    arrays = prompt, output, np.maximum(output // 2, 1)
-    return tuple(np.tile(array, times)[:size] for array in arrays)
+    arrays = scheduling_speed.instances(distinct, num)
+    return tuple(np.tile(array, (-(-size // distinct), 1))[:size] for array in arrays)
 
 
-def scheduling(name: str, plain: bool) -> None:
+def scheduling(name, plain):
     """Requests a second from and to device memory, 2,000 an instance."""
     num, capacity = (20, 400) if SMOKE else (2_000, 16_492)
     sizes = (64,) if plain else (64, 1_000, 4_000, 20_000) if name == "AMin" else (4_000,)
@@ -197,23 +156,20 @@ def scheduling(name: str, plain: bool) -> None:
             **time_of,
             requests_per_second=size * num / time_of["seconds"],
             rounds_mean=rounds,
-            evictions_mean=float(jnp.mean(schedule.total_evictions.astype(jnp.float32))),
+            evictions_mean=jnp.mean(schedule.total_evictions.astype(jnp.float32)),
             least_bytes=size * num * (6 + 9) * 4,
-            peak_bytes=peak_bytes(),
-            finished=float(jnp.mean(schedule.status == 0)),
-            exact_beside_cpu=bool(same),
+            peak_bytes=memory("peak_bytes_in_use"),
+            finished=jnp.mean(schedule.status == 0),
+            exact_beside_cpu=same,
         )
 
 
-def numba_sides() -> None:
+def numba_sides():
     """The hand-written loops on all cores of this machine, on the same inputs."""
-    import allocation_numba as numba_newton
-    import numba
-
     for num_types, lanes in ((6, 1_000_000), (64, 100_000)):
         fields = problems.random_workloads(0, 300 if SMOKE else lanes, num_types)
         size = fields["mix"].shape[0]
-        time_of = timed(lambda fields=fields: numba_newton.solve_batch(fields), 3)
+        time_of = timed(allocation_numba.prepare(fields), 3)
         emit(
             job="allocation",
             num_types=num_types,
@@ -226,7 +182,7 @@ def numba_sides() -> None:
     prompt, output, lower = requests_of(size, num)
     finish, evictions = np.zeros_like(output), np.zeros_like(output)
     arguments = prompt, output, lower, 400 if SMOKE else 16_492, finish, evictions
-    time_of = timed(lambda: numba_opponent.run_batch(*arguments), 3)
+    time_of = timed(lambda: scheduling_numba.run_batch(*arguments), 3)
     emit(
         job="scheduling",
         policy="AMin",
@@ -238,7 +194,7 @@ def numba_sides() -> None:
     )
 
 
-def main() -> None:
+def main():
     part, *rest = [word for word in sys.argv[1:] if not word.startswith("--")]
     jax.config.update("jax_enable_x64", True)
     plain = rest[-1:] == ["plain"]
@@ -246,21 +202,13 @@ def main() -> None:
         backend.kernel_form = (lambda: None) if plain else (lambda: "interpret")
     elif not plain and part in ("allocation", "scheduling", "blocks"):
         assert backend.kernel_form() == "gpu", "no GPU for the kernels here"
-    match part:
-        case "device":
-            device()
-        case "allocation":
-            allocation(rest[0], int(rest[1]), plain)
-        case "blocks":
-            blocks(rest[0])
-        case "scheduling":
-            scheduling(rest[0], plain)
-        case "numba":
-            numba_sides()
-        case _:
-            raise SystemExit(f"no part {part}")
+    if part == "allocation":
+        allocation(rest[0], int(rest[1]), plain)
+    elif part == "scheduling":
+        scheduling(rest[0], plain)
+    else:
+        {"device": device, "blocks": blocks, "numba": numba_sides}[part](*rest)
 
 
 if __name__ == "__main__":
-    assert jaxalloc.__file__.startswith(str(ROOT)), "another jaxalloc is first on the path"
     main()

@@ -1,68 +1,61 @@
-"""How `gpu_parts.py` times and reports, and what this device does at the most."""
+"""How `gpu_parts.py` times and reports, what the device can do, and what a lane takes of it."""
 
-from __future__ import annotations
-
-import json
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
+import common
 import jax
 import jax.numpy as jnp
-import numpy as np
+import problems
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from jaxalloc import Newton, Workload
+from jaxalloc.allocation.optimum import loop
 
 SMOKE = "--smoke" in sys.argv
 
 
-def emit(**row: Any) -> None:
+def emit(**row):
     """One row of the report."""
-    print("ROW " + json.dumps(row, default=float), flush=True)
+    common.show(row)
 
 
-def timed(run: Callable[[], Any], repeats: int) -> dict[str, float]:
+def timed(run, repeats):
     """Seconds of a first call, which compiles, and of the others."""
-    seconds = []
-    for _ in range(1 + repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(run())
-        seconds.append(time.perf_counter() - began)
-    low, median, high = np.quantile(seconds[1:], [0.25, 0.5, 0.75])
+    times = common.interleave({"": run}, repeats)[""]
+    wall = times["wall"]
     return {
-        "first_call_seconds": seconds[0],
-        "seconds": median,
-        "seconds_quartiles": [low, high],
+        "first_call_seconds": times["first_call_seconds"],
+        "seconds": wall["median"],
+        "seconds_quartiles": [wall["q1"], wall["q3"]],
         "repeats": repeats,
     }
 
 
-def peak_bytes() -> int:
-    """The most device memory that this process has used."""
-    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+def memory(name):
+    """What this device says of its memory, in bytes."""
+    return (jax.devices()[0].memory_stats() or {}).get(name, 0)
 
 
-def device() -> None:
+def device():
     """What bounds any kernel here: how fast bytes move, and how fast numbers are multiplied."""
     found = jax.devices()[0]
     emit(device=found.device_kind, platform=found.platform, jax=jax.__version__)
     for dtype in ("float32", "float64"):
         x = jnp.ones(1 << (16 if SMOKE else 28), dtype)
         copy = jax.jit(lambda x: x + 1)
-        time_of = timed(lambda x=x, copy=copy: copy(x), 5)
-        emit(dtype=dtype, bytes_per_second=2 * x.nbytes / time_of["seconds"])
+        seconds = timed(lambda x=x, copy=copy: copy(x), 5)["seconds"]
+        emit(dtype=dtype, bytes_per_second=2 * x.nbytes / seconds)
         multiply, steps = multiplication(dtype)
-        time_of = timed(multiply, 5)
-        emit(dtype=dtype, multiply_adds_per_second=steps / time_of["seconds"])
+        emit(dtype=dtype, multiply_adds_per_second=steps / timed(multiply, 5)["seconds"])
 
 
-def multiplication(dtype: str) -> tuple[Callable[[], Any], float]:
+def multiplication(dtype):
     """A kernel that multiplies and adds in registers, and how often it does."""
-    from jax.experimental import pallas as pl
-
     programs, block, turns, unrolled = (2, 1024, 4, 16) if SMOKE else (132 * 64, 1024, 512, 16)
 
-    def program(given: Any, result: Any) -> None:
-        def turn(_: Any, x: Any) -> Any:
+    def program(given, result):
+        def turn(_, x):
             for _ in range(unrolled):
                 x = x * 0.999 + 0.001
             return x
@@ -78,13 +71,41 @@ def multiplication(dtype: str) -> tuple[Callable[[], Any], float]:
         in_specs=[own],
         out_specs=own,
         interpret=SMOKE,
-        compiler_params=gpu_compiler_params(),
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
     )
     jitted = jax.jit(kernel)
     return lambda: jitted(x), float(x.size * turns * unrolled)
 
 
-def gpu_compiler_params() -> Any:
-    from jax.experimental.pallas import triton
+def operations(num_types, dtype, steps):
+    """Arithmetic operations that a lane of that many steps takes at the least, counted as traced.
 
-    return triton.CompilerParams(num_warps=4, num_stages=1)
+    Every operation on a number counts as one, transcendental ones too; an inner loop is counted
+    once and of two branches the cheaper.
+    """
+    fields = problems.random_workloads(0, 1, num_types)
+    workload = Workload(**{k: jnp.asarray(v[0], dtype) for k, v in fields.items()})
+    solver = Newton()
+    start = loop.first_point(workload, None)
+    state = solver.init(workload, start)
+    first = jax.make_jaxpr(lambda w: loop.first_point(w, None))(workload)
+    turn = jax.make_jaxpr(solver.step)(workload, state)
+    return _count(first) + steps * _count(turn)
+
+
+def _count(traced):
+    total = 0.0
+    for equation in getattr(traced, "jaxpr", traced).eqns:
+        inner = [v for v in equation.params.values() if hasattr(v, "eqns")]
+        branches = equation.params.get("branches")
+        if branches:
+            total += min(_count(branch) for branch in branches)
+        elif equation.primitive.name == "reduce":
+            total += sum(atom.aval.size for atom in equation.invars) / 2
+        elif inner:
+            total += sum(_count(each) for each in inner)
+        elif "reduce" in equation.primitive.name:
+            total += equation.invars[0].aval.size
+        elif equation.primitive.name not in ("broadcast_in_dim", "reshape", "squeeze"):
+            total += sum(out.aval.size for out in equation.outvars)
+    return total

@@ -20,9 +20,8 @@ import jax
 import numpy as np
 
 from jaxalloc import sweep
-from jaxalloc.sweep import directory
-from jaxalloc.sweep.manifest import MANIFEST, read_manifest
-from jaxalloc.sweep.seals import seal_name
+from jaxalloc.sweep.folder import MANIFEST, inspect, read_manifest, verify
+from jaxalloc.sweep.parts import seal_name
 
 AXES = {"arrival_rate": "0.01:2:11:log", "accuracy_weight": "1:300:3:log"}
 RESUMED = 100  # every so many damages
@@ -39,15 +38,15 @@ def kind_of(name, place, contents):
 def verified(folder):
     """Whether a verification finds the folder as it was written."""
     try:
-        return directory.verify(folder) == (5, {})
+        return verify(folder) == (5, {})
     except ValueError:
         return False
 
 
-def accepted(folder, manifest, entries):
+def accepted(folder, manifest):
     """Whether the quick look of a resume finds nothing to solve."""
     try:
-        found = directory._inspect(folder, "", manifest, entries, whole=False)
+        found = inspect(folder, manifest, whole=False)
     except ValueError:
         return False
     return not found.damaged and len(found.parts) == 5 and read_manifest(folder) is not None
@@ -63,7 +62,7 @@ def main():
     plan = sweep.plan("qwen3-8b", AXES)
     sweep.run(plan, folder, chunk_size=8)
     contents = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    manifest, entries = read_manifest(folder), list(contents)
+    manifest = read_manifest(folder)
     places = [(name, place) for name, data in contents.items() for place in range(len(data))]
     tried, by_verify, by_resume = Counter(), Counter(), Counter()
     mended, began = 0, time.perf_counter()
@@ -75,7 +74,7 @@ def main():
         kind = kind_of(name, place, contents)
         tried[kind] += 1
         by_verify[kind] += verified(folder)
-        by_resume[kind] += accepted(folder, manifest, entries)
+        by_resume[kind] += accepted(folder, manifest)
         if number % RESUMED == 0:
             sweep.run(plan, folder, resume=True, verify=True)
             mended += {path.name: path.read_bytes() for path in folder.iterdir()} == contents

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import common
@@ -31,15 +32,16 @@ def measure(rates, weights):
     import jax
 
     jax.config.update("jax_enable_x64", True)
+
     from jaxalloc import sweep
-    from jaxalloc.sweep.placement import chunk_rows
+    from jaxalloc.sweep.designs import fill
     from jaxalloc.sweep.running import run_plan
 
     axes = {"arrival_rate": f"0.01:2:{rates}:log", "accuracy_weight": f"1:300:{weights}:log"}
     plan = sweep.plan("qwen3-8b", axes)
-    rows = chunk_rows(plan.size, plan.job.lane_bytes(), plan.job.most_rows, None)
+    rows = min(plan.chunk_size, plan.size)
     began = time.perf_counter()
-    warm_up(plan, rows)
+    plan.job.solve(fill(plan.design.rows(0, rows), shape(plan, rows)))
     compile_seconds = time.perf_counter() - began
     sweeps, bare, bytes_written, resident = [], [], 0, 0
     for _ in range(REPEATS):
@@ -68,38 +70,30 @@ def measure(rates, weights):
     }
 
 
-def warm_up(plan, rows):
-    """Compile the chunk."""
-    import jax
-
-    from jaxalloc.sweep.chunks import _filled
-
-    jax.block_until_ready(plan.job.start(_filled(plan.design, 0, rows), rows, None))
+def shape(plan, rows):
+    """How many lanes are compiled for so many rows."""
+    return min(rows, 1 << (plan.size - 1).bit_length())
 
 
 def solve_only(plan, rows):
     """Seconds of solving all chunks on all cores; their lanes are laid out off the clock."""
     import jax
 
+    from jaxalloc.backend.chunks import num_cores
     from jaxalloc.sweep import allocations
-    from jaxalloc.sweep.chunks import _filled
-    from jaxalloc.sweep.placement import in_order, num_threads
+    from jaxalloc.sweep.designs import fill
 
-    targets = tuple((label, None) for label in plan.design.rows(0, 1))
-    fill, solve = allocations._filler(targets, None), allocations._solver(plan.job.solver, None)
+    solve = allocations._solver(plan.job.solver)
     chunks, seconds = range(-(-plan.size // rows)), 0.0
     for first in range(0, len(chunks), GROUP):
         lanes = []
         for chunk in chunks[first : first + GROUP]:
-            values = _filled(plan.design, chunk, rows).values()
-            lanes.append(fill(plan.job.base, (np.zeros(rows), *values)))
+            values = plan.design.rows(chunk * rows, min((chunk + 1) * rows, plan.size))
+            lanes.append(jax.device_put(plan.job.workloads(fill(values, shape(plan, rows)))))
         jax.block_until_ready(lanes)
         began = time.perf_counter()
-        solved = in_order(
-            lambda lane: solve((), lane), jax.block_until_ready, lanes, num_threads(None)
-        )
-        for _ in solved:
-            pass
+        with ThreadPoolExecutor(num_cores()) as pool:
+            list(pool.map(lambda lane: jax.block_until_ready(solve(lane)), lanes))
         seconds += time.perf_counter() - began
     return seconds
 

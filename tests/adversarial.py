@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import oracles
 from problems import Fields
 
+import jaxalloc
+
 TYPES = (1, 2, 3, 5, 8, 16, 64)
 TOLERANCE = {"float64": 1e-8, "float32": 1e-5}
+MEASURES = ("mean_system_time", "mean_wait", "utilization", "mean_accuracy")
 NORMAL = ("gain", "decay", "time_per_token", "min_tokens", "max_tokens")
 CONVERGED, MAX_STEPS, INFEASIBLE, _, INVALID = range(5)
 
@@ -98,6 +102,19 @@ def _at_the_ends(rng: np.random.Generator, fields: Fields, dtype: Any) -> None:
         place = (lane, rng.integers(0, fields["mix"].shape[1]))
         fields[name][place if fields[name].ndim == 2 else lane] = value
     fields["min_tokens"] = np.minimum(fields["min_tokens"], fields["max_tokens"])
+
+
+@jax.jit
+def _measured(batch: Any, tokens: Any) -> dict[str, Any]:
+    """What the public functions say at the given tokens."""
+    return {name: jax.vmap(getattr(jaxalloc, name))(batch, tokens) for name in MEASURES}
+
+
+def examined(fields: Fields, batch: Any, dtype: Any) -> tuple[Any, Verdict]:
+    """The package's answer to the fields, which `batch` holds as a workload, and the verdict."""
+    answer = jax.tree.map(np.asarray, jaxalloc.solve_batch(batch))
+    measures = jax.tree.map(np.asarray, _measured(batch, answer.tokens))
+    return answer, judge(fields, answer, measures, dtype)
 
 
 class Verdict(NamedTuple):

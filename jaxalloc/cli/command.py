@@ -38,7 +38,7 @@ class Given(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """Of its tasks."""
-        return self.file.task_names
+        return self.file.names
 
     @property
     def title(self) -> str:
@@ -86,9 +86,7 @@ def command(function: Callable[..., Answer]) -> Callable[..., None]:
             read = _read(values.pop("workload"), {name: values.pop(name) for name in SCALARS})
         with computing():
             if read is not None:
-                from jaxalloc.workloads.files import to_workload
-
-                values["given"] = Given(*read, to_workload(read[1]))
+                values["given"] = Given(*read, read[1].workload)
             answer = function(**values)
             deliver(
                 ({"workload": read[0]} if read else {}) | answer.document,

@@ -110,11 +110,11 @@ def _allocation() -> dict[str, Any]:
     import jax
 
     import jaxalloc
-    from jaxalloc.workloads.files import load, to_workload
+    from jaxalloc.workloads.files import load
 
     file = load("qwen3-8b")
-    best = jax.jit(jaxalloc.solve)(to_workload(file))
-    found = dict(zip(file.task_names, best.tokens.tolist(), strict=True))
+    best = jax.jit(jaxalloc.solve)(file.workload)
+    found = dict(zip(file.names, best.tokens.tolist(), strict=True))
     worst = max(abs(found[name] - tokens) for name, tokens in _KNOWN_TOKENS.items())
     return {
         "passed": worst <= _WITHIN and int(best.status) == jaxalloc.Status.CONVERGED,

@@ -215,16 +215,15 @@ def decision(file: WorkloadFile, seed: int) -> dict[str, Any]:
     """The optimum with intervals, its regret, and what to measure next."""
     import jax
 
-    from jaxalloc.allocation.optimum.optimum import Status
+    from jaxalloc.allocation.optimum.status import Status
     from jaxalloc.calibration.decision import solve_uncertain
-    from jaxalloc.workloads.files import to_workload
     from jaxalloc.workloads.uncertainty import to_covariances
 
     answer = jax.tree.map(
         np.asarray,
-        solve_uncertain(jax.random.key(seed), to_workload(file), to_covariances(file), SAMPLES),
+        solve_uncertain(jax.random.key(seed), file.workload, to_covariances(file), SAMPLES),
     )
-    names = file.task_names
+    names = file.names
 
     def known(output: str, place: Any = ()) -> dict[str, float]:
         parts = (answer.values, answer.standard_error, answer.low, answer.high)

@@ -43,10 +43,11 @@ def frontier(
     import jax
 
     import jaxalloc
-    from jaxalloc.sweep.allocations import parse_axis
+    from jaxalloc.sweep.allocations import quantity_of
+    from jaxalloc.sweep.axes import read_axis
 
     try:
-        axis = parse_axis("accuracy_weight", weights, given.names)
+        axis = read_axis("accuracy_weight", weights, quantity_of("accuracy_weight", ()))
     except ValueError as error:
         raise BadInput(f"weights: {error}") from None
     curve = jax.device_get(jax.jit(jaxalloc.frontier)(given.workload, axis.values))

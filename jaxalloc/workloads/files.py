@@ -9,6 +9,7 @@ decay, floor) and of (base_time, time_per_token). The domains of the fields are 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -79,11 +80,6 @@ class WorkloadFile:
         return tuple(task.name for task in self.task)
 
     @property
-    def task_names(self) -> tuple[str, ...]:
-        """As `names`."""
-        return self.names
-
-    @property
     def workload(self) -> Workload:
         """The arrays, in JAX's default dtype: float64 where x64 is on, else float32."""
         return Workload.create(**{name: self._numbers(name) for name in FIELDS})
@@ -116,7 +112,8 @@ def builtin_names() -> tuple[str, ...]:
     >>> builtin_names()
     ('qwen3-8b', 'r1-distill-llama-8b')
     """
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in _BUILT_IN.iterdir()))
+    files = (entry.name for entry in _BUILT_IN.iterdir() if entry.name.endswith(".toml"))
+    return tuple(sorted(name.removesuffix(".toml") for name in files))
 
 
 def builtin_text(name: str) -> str:
@@ -137,18 +134,14 @@ def load(name_or_path: str | os.PathLike[str]) -> WorkloadFile:
     name, known = os.fspath(name_or_path), builtin_names()
     try:
         text = builtin_text(name) if name in known else Path(name).read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise ValueError(
-            f"workload = {name!r} is no file and not built in: give a TOML file or one of "
-            f"{', '.join(known)}"
-        ) from None
+        data = tomllib.loads(text)
     except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f"workload = {name!r} cannot be read ({reason}): give a file") from None
+        absent = isinstance(error, FileNotFoundError)
+        problem = "is no file and not built in" if absent else f"cannot be read ({error.strerror})"
+        fix = f"give a TOML file or one of {', '.join(known)}"
+        raise ValueError(f"workload = {name!r} {problem}: {fix}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: byte {error.start} is not UTF-8: save it as UTF-8") from None
-    try:
-        data = tomllib.loads(text)
     except ValueError as error:
         raise ValueError(f"{name}: is not TOML: {one_line(error)}: correct it there") from None
     except RecursionError:
@@ -175,11 +168,6 @@ def override(file: WorkloadFile, numbers: Mapping[str, float], origin: str) -> W
         for table in data["task"] if FIELDS[name].per_type else [data]:
             table[name] = value
     return validate(data, origin)
-
-
-def to_workload(file: WorkloadFile) -> Workload:
-    """As `file.workload`."""
-    return file.workload
 
 
 def save(file: WorkloadFile, path: str | os.PathLike[str]) -> None:
@@ -280,40 +268,30 @@ def _tasks(tables: Any) -> list[Task]:
         name = table.get("name")
         label = f" ({name})" if isinstance(name, str) and name.isprintable() and name else ""
         with within(f"task {number}{label}"):
-            tasks.append(_task(_read(Task, table)))
+            task: Task = _read(Task, table)
+            least, most, best = task.min_tokens, task.max_tokens, task.floor + task.gain
+            if least > most:
+                fix = f"must not exceed max_tokens = {most:g}: lower it or raise max_tokens"
+                raise ValueError(f"min_tokens = {least:g} {fix}")
+            if best > 1 + _ROUNDING:
+                raise ValueError(f"floor + gain = {best:g} must not exceed 1: lower one of them")
+        tasks.append(task)
     return tasks
-
-
-def _task(task: Task) -> Task:
-    """The task, whose fields fit together."""
-    least, most, best = task.min_tokens, task.max_tokens, task.floor + task.gain
-    if least > most:
-        raise ValueError(
-            f"min_tokens = {least:g} must not exceed max_tokens = {most:g}: lower it or raise "
-            "max_tokens"
-        )
-    if best > 1 + _ROUNDING:
-        raise ValueError(f"floor + gain = {best:g} must not exceed 1: lower one of them")
-    return task
 
 
 def _covariance(name: str, rows: Any) -> list[list[float]]:
     """Rows that can be the covariance of the fields."""
-    size = len(COVARIANCES[name])
-    try:
+    size, problem = len(COVARIANCES[name]), "is of another shape or not of numbers"
+    with contextlib.suppress(OverflowError, TypeError, ValueError):
         matrix = np.array(rows, np.float64)
-    except (OverflowError, TypeError, ValueError):
-        matrix = np.zeros(0)
-    scale = np.sqrt(np.clip(np.diag(matrix), 0, None)) if matrix.ndim == 2 else np.zeros(0)
-    most = np.outer(scale, scale)
-    if matrix.shape != (size, size) or not np.isfinite(matrix).all():
-        problem = "is of another shape or not of numbers"
-    elif np.any(np.abs(matrix - matrix.T) > 1e-9 * most):
-        problem = "is not symmetric"
-    elif np.any(np.abs(matrix) > (1 + 1e-9) * most):
-        problem = "has a variance below 0 or a correlation above 1"
-    else:
-        return matrix.tolist()
+        if matrix.shape == (size, size) and np.isfinite(matrix).all():
+            scale = np.sqrt(np.clip(np.diag(matrix), 0, None))
+            most = np.outer(scale, scale)
+            if np.all(np.abs(matrix) <= (1 + 1e-9) * most) and np.all(
+                np.abs(matrix - matrix.T) <= 1e-9 * most
+            ):
+                return matrix.tolist()
+            problem = "is not symmetric, or has a variance below 0 or a correlation above 1"
     raise ValueError(f"{name} = {shown(rows)} {problem}: give {_wanted(name)}")
 
 

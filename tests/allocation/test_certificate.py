@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convert import as_workload, lane
-from problems import hard_workloads, random_workloads
+from convert import LANES, as_workload, lane
+from problems import hard_workloads, priced, random_workloads
 
 from jaxalloc import solve_batch
-from jaxalloc.allocation.model.exact import exact_product, exact_sum
 from jaxalloc.allocation.model.mg1 import queue
+from jaxalloc.allocation.model.sums import exact_product, exact_sum
 from jaxalloc.allocation.optimum.certificate import certified_residual
 
 MODES = {
-    "eager": jax.vmap,
     "jit": lambda function: jax.jit(jax.vmap(function)),
     "scan": lambda function: jax.jit(lambda *a: jax.lax.map(lambda lane: function(*lane), a)),
 }
@@ -55,7 +54,8 @@ def exact_residual(fields, tokens):
         steepest = f["accuracy_weight"][0] * f["gain"][k] * f["decay"][k]
         left = decimal(-f["decay"][k] * lengths[k]).exp()
         up = decimal(steepest) * left
-        down = decimal(f["time_per_token"][k] * (base + g * kappa[k] * time[k]))
+        own = f["time_per_token"][k] * (base + g * kappa[k] * time[k])
+        down = decimal(own + f.get("token_price", [0])[0])
         slope = (up - down) / (up + down)
         assert low <= lengths[k] <= high
         rises, falls = lengths[k] < high, lengths[k] > low
@@ -118,9 +118,9 @@ def test_sums_and_products_are_free_of_error(dtype, mode):
 
 
 @functools.lru_cache
-def points(dtype, n=150):
+def points(dtype, n=LANES):
     """Solved lanes and lanes far from solved, with their tokens."""
-    fields = hard_workloads(9, n, 4)
+    fields = priced(hard_workloads(9, n, 6))
     fields = {name: value.astype(dtype) for name, value in fields.items()}
     workloads = as_workload(fields, dtype)
     tokens = np.array(solve_batch(workloads).tokens)

@@ -72,7 +72,7 @@ def test_a_log_becomes_a_workload_whose_regret_is_as_reported(command, tables):
     document = json.loads(out)
     assert [task["accuracy"]["status"] for task in document["tasks"]] == ["CONVERGED"] * 3
     file = files.load(tables / "mine.toml")
-    assert file.task_names == tuple(sorted(NAMES))
+    assert file.names == tuple(sorted(NAMES))
     solved = json.loads(command("solve mine.toml --json").out)
     said = document["decision"]
     for task, again in zip(said["tasks"], solved["tasks"], strict=True):
@@ -80,7 +80,7 @@ def test_a_log_becomes_a_workload_whose_regret_is_as_reported(command, tables):
         assert task["tokens"]["low"] < again["tokens"] < task["tokens"]["high"]
     assert command("sweep mine.toml --arrival-rate 0.1:0.3:3 --out a.parquet").code == 0
     # The true workload, in the order of the file.
-    order = [NAMES.index(name) for name in file.task_names]
+    order = [NAMES.index(name) for name in file.names]
     truth = jaxalloc.Workload.create(
         **{key: np.asarray(v)[order] if np.ndim(v) else v for key, v in TRUTH.items()}
     )
@@ -99,7 +99,7 @@ def test_a_log_becomes_a_workload_whose_regret_is_as_reported(command, tables):
                 assert abs(known["value"] - TRUTH[name][k]) < 4 * known["standard_error"]
                 assert known["interval"][0] < known["value"] < known["interval"][1]
         assert task["service"]["service_cv"]["value"] == pytest.approx(0.15, abs=0.02)
-        own = file.task[file.task_names.index(task["name"])]
+        own = file.task[file.names.index(task["name"])]
         assert own.covariance == pytest.approx(np.array(task["accuracy"]["covariance"]), rel=1e-6)
         assert own.decay_se == pytest.approx(math.sqrt(own.covariance[1][1]))
         bins = task["accuracy"]["goodness"]["bins"]
@@ -153,7 +153,7 @@ def test_a_task_that_the_data_do_not_determine_is_named(command, tables):
     assert "hopeless: accuracy ALL_WRONG" in err
     assert json.loads(out)["tasks"][2]["accuracy"]["gain"]["value"] is None
     file = files.load(tables / "mine.toml")
-    assert file.task_names == ("easy", "hard", "middling")
+    assert file.names == ("easy", "hard", "middling")
     assert [task.mix for task in file.task] == pytest.approx([1 / 3] * 3)
 
 
@@ -200,7 +200,7 @@ def test_partial_writes_constants_in_the_mix_and_laws_that_miss(command, tmp_pat
     code, out, err = command(line + " --partial")
     assert code == 0
     file = files.load(tmp_path / "a.toml")
-    task = dict(zip(file.task_names, file.task, strict=True))
+    task = dict(zip(file.names, file.task, strict=True))
     assert sorted(task) == sorted(names)
     assert [own.mix for own in file.task] == [0.25] * 4
     assert file.arrival_rate == pytest.approx(399 / (time[-1] - time[0]))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxalloc.cli.plots.style import STYLE, look, shorten
+from jaxalloc.cli.plots.style import canvas, look, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from jaxalloc.allocation.model.workload import Workload
 
@@ -25,21 +24,19 @@ def solve_figure(workload: Workload, answer: dict[str, Any], title: str) -> Figu
 
     Args:
       workload: one workload.
-      answer: the document of `jaxalloc solve`: `tasks` and the totals.
+      answer: the document of `jaxalloc solve`.
       title: the name of the workload.
     """
-    with mpl.rc_context(STYLE):
-        tasks = answer["tasks"]
-        figure = Figure(figsize=(10, max(4.4, 1.4 + 0.24 * len(tasks))), layout="constrained")
-        curves, bars = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    tasks = answer["tasks"]
+    above = (
+        f"{shorten(title)}: {float(workload.arrival_rate):g} queries/s, "
+        f"utilization {answer['utilization']:.2f}, accuracy {answer['mean_accuracy']:.3f}, "
+        f"mean system time {answer['mean_system_time']:.3g} s"
+    )
+    size = (10, max(4.4, 1.4 + 0.24 * len(tasks)))
+    with canvas(size, above, (1, 2), width_ratios=(1.5, 1)) as (figure, (curves, bars)):
         _draw_accuracy(curves, workload, tasks)
         _draw_load(bars, tasks)
-        figure.suptitle(
-            f"{shorten(title)}: {float(workload.arrival_rate):g} queries/s, "
-            f"utilization {answer['utilization']:.2f}, accuracy {answer['mean_accuracy']:.3f}, "
-            f"mean system time {answer['mean_system_time']:.3g} s",
-            fontsize=11,
-        )
     return figure
 
 
@@ -54,12 +51,10 @@ def _draw_accuracy(axes: Axes, workload: Workload, tasks: list[dict[str, Any]]) 
         accuracy = floor[k] - gain[k] * np.expm1(-decay[k] * tokens)
         axes.plot(tokens, accuracy, color=look(k)["color"], lw=1.4)
         axes.plot(task["tokens"], task["accuracy"], **look(k), **_DOT)
-    axes.set_xlim(0, float(high.max()) or 1.0)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter("{x:,.6g}")
-    axes.set_ylim(0, 1)
-    axes.set_xlabel("thinking tokens")
-    axes.set_ylabel("accuracy")
+    axes.set(xlim=(0, float(high.max()) or 1.0), ylim=(0, 1))
+    axes.set(xlabel="thinking tokens", ylabel="accuracy")
     axes.set_title("accuracy of each task, optimum marked")
 
 
@@ -69,18 +64,12 @@ def _draw_load(axes: Axes, tasks: list[dict[str, Any]]) -> None:
     for k, task in enumerate(tasks):
         axes.barh(k, share[k], color=look(k)["color"], height=0.5)
         axes.plot(0, k, **look(k), **_DOT)
-        axes.annotate(
-            f"{task['tokens']:,.0f} tokens, {task['service_time']:.3g} s",
-            (share[k], k),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-        )
+        beside: Any = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
+        text = f"{task['tokens']:,.0f} tokens, {task['service_time']:.3g} s"
+        axes.annotate(text, (share[k], k), fontsize=9, **beside)
     axes.set_yticks(range(len(tasks)), [shorten(task["name"]) for task in tasks])
     axes.tick_params(axis="y", length=0, pad=10)
-    axes.set_ylim(len(tasks) - 0.4, -0.6)
-    axes.set_xlim(0, 1.75 * max(share.max(), 1e-9))
+    axes.set(ylim=(len(tasks) - 0.4, -0.6), xlim=(0, 1.75 * max(share.max(), 1e-9)))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("share of the load, %")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import jax
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
 import jaxalloc
-from jaxalloc.cli.plots.style import STYLE, look, shorten
+from jaxalloc.cli.plots.style import canvas, look, shorten
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from jaxalloc.allocation.model.workload import Workload
 
 _POINTS = 240  # of a curve
@@ -33,36 +33,30 @@ def queue_figure(
       path: what `simulate_fifo` returned.
       title: the name of the workload.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-        axes = figure.subplots()
-        for k, (kind, counts, cdf) in enumerate(
-            (
-                ("system time", path.system_time_counts.sum(axis=0), jaxalloc.system_time_cdf),
-                ("wait", path.wait_counts, jaxalloc.wait_cdf),
-            )
-        ):
+    kinds = (
+        ("system time", path.system_time_counts.sum(axis=0), jaxalloc.system_time_cdf),
+        ("wait", path.wait_counts, jaxalloc.wait_cdf),
+    )
+    load = document["measures"]["utilization"]["formula"]
+    with canvas((7.2, 4.6)) as (figure, axes):
+        for k, (kind, counts, cdf) in enumerate(kinds):
             beyond = 1 - np.cumsum(counts) / counts.sum()
             last = path.edges[np.flatnonzero(beyond >= _RAREST).max(initial=0)]
-            wanted = np.searchsorted(path.edges, np.linspace(0, last, _POINTS))
-            times = path.edges[np.unique(wanted)]
+            places = np.searchsorted(path.edges, np.linspace(0, last, _POINTS))
+            times = path.edges[np.unique(places)]
             tail = np.interp(times, path.edges[:-1], beyond[:-1])
             exact = 1 - jax.lax.map(
                 lambda x, cdf=cdf: cdf(workload, tokens, x), times, batch_size=16
             )
-            style = look(k)
-            color = style["color"]
-            axes.plot(times, exact, color=color, lw=1.6, label=f"{kind}, M/G/1 formula")
+            line: Any = {"color": look(k)["color"], "lw": 1.6, "label": f"{kind}, M/G/1 formula"}
+            axes.plot(times, exact, **line)
             every = slice(None, None, max(1, len(times) // _MARKS))
-            marks: Any = style | {"ls": "none", "ms": 5, "mec": "white", "mew": 0.6}
+            marks: Any = look(k) | {"ls": "none", "ms": 5, "mec": "white", "mew": 0.6}
             axes.plot(times[every], tail[every], label=f"{kind}, simulated", **marks)
-        axes.set_yscale("log")
+        axes.set(yscale="log", xlim=(0, None), ylim=(_DEEPEST, _SHALLOWEST))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.set(xlim=(0, None), ylim=(_DEEPEST, _SHALLOWEST))
         axes.set(xlabel="time, s", ylabel="share of queries beyond")
-        axes.legend(frameon=False, fontsize=9)
-        axes.set_title(
-            f"{shorten(title)}: utilization {document['measures']['utilization']['formula']:.2f}, "
-            f"{document['arrivals']} arrivals"
-        )
+        axes.legend()
+        arrivals = document["arrivals"]
+        axes.set_title(f"{shorten(title)}: utilization {load:.2f}, {arrivals} arrivals")
     return figure

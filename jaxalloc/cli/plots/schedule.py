@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
-from jaxalloc.cli.plots.style import STYLE, look
+from jaxalloc.cli.plots.style import canvas, look
 from jaxalloc.scheduling import policies
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-# Predictions from perfect to useless, in the words of `--intervals`.
-WIDTHS = ("exact", "bins:100", "bins:50", "bins:20", "bins:10", "bins:5", "bins:2", "one")
 NAMES = {name: policy.label for name, policy in policies.by_name.items()}
 _POINTS = 60
 
@@ -33,15 +30,13 @@ def schedule_figure(
       occupancy: [rounds] tokens held, and the time at which the last round ended, by policy.
       document: the document of `jaxalloc schedule`.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 4.8), layout="constrained")
-        left, right = figure.subplots(1, 2)
+    unit, capacity = document["unit"], document["capacity"]
+    finished = {row["policy"] for row in document["policies"] if row["finished"]}
+    ends = [occupancy[name][1] for name in occupancy if name in finished or not finished]
+    with canvas((11, 4.8), "", (1, 2)) as (figure, (left, right)):
         for k, name in enumerate(curves):
             _draw_curve(left, curves[name], k, name)
             _draw_occupancy(right, *occupancy[name], k)
-        unit = document["unit"]
-        finished = {row["policy"] for row in document["policies"] if row["finished"]}
-        ends = [occupancy[name][1] for name in occupancy if name in finished or not finished]
         left.set(
             xscale="symlog",
             yscale="log",
@@ -53,16 +48,11 @@ def schedule_figure(
         for axis in (left.xaxis, left.yaxis):
             axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-        label = f"capacity, {document['capacity']:,} tokens"
-        right.axhline(document["capacity"], color="#555555", lw=1.2, ls=":", label=label)
-        right.set(
-            xlabel=f"time, {unit}",
-            ylabel="tokens held",
-            title="The cache over time",
-            ylim=(0, None),
-            xlim=(0, max(ends)),
-        )
-        figure.legend(loc="outside lower center", ncols=4, frameon=False)
+        label = f"capacity, {capacity:,} tokens"
+        right.axhline(capacity, color="#555555", lw=1.2, ls=":", label=label)
+        right.set(xlabel=f"time, {unit}", ylabel="tokens held", title="The cache over time")
+        right.set(xlim=(0, max(ends)), ylim=(0, None))
+        figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
@@ -71,8 +61,7 @@ def _draw_curve(axes: Axes, curve: list[tuple[float, float]], k: int, name: str)
     known = np.isfinite(latency)
     label = NAMES[name] if known.any() else f"{NAMES[name]} (unfinished)"
     # An empty line that is not clipped would take room at the corner of the picture.
-    clipped = not known.any()
-    style = look(k) | {"label": label, "ls": _dashes(k), "clip_on": clipped}
+    style = look(k) | {"label": label, "ls": _dashes(k), "clip_on": not known.any()}
     axes.plot(width[known], latency[known], lw=1.4, ms=5, **style)
 
 
@@ -83,9 +72,7 @@ def _dashes(k: int) -> str:
 
 def _draw_occupancy(axes: Axes, held: Any, makespan: float, k: int) -> None:
     """Means over a few dozen stretches of time, so that eight policies stay readable."""
-    if not len(held):
-        return
-    parts = np.array_split(held, min(_POINTS, len(held)))
-    ends = np.cumsum([len(part) for part in parts]) / len(held) * makespan
+    parts = np.array_split(held, min(_POINTS, len(held))) if len(held) else []
+    ends = np.cumsum([len(part) for part in parts]) / max(len(held), 1) * makespan
     style = {"color": look(k)["color"], "ls": _dashes(k)}
     axes.plot(ends, [part.mean() for part in parts], lw=1.3, alpha=0.9, **style)

@@ -11,18 +11,23 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import LogLocator
 
 from jaxalloc.allocation.model.domain import FIELDS
 from jaxalloc.cli.errors import BadInput, complain
 from jaxalloc.files import new_file
 
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
-STYLE: Any = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -33,8 +38,12 @@ STYLE: Any = {
     "axes.edgecolor": "#555555",
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
+    "figure.titlesize": 11,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
     "svg.hashsalt": "jaxalloc",
 }
+NO_ANSWER = "#d9d9d9"
 _DPI = 160
 _NAME_LENGTH = 30
 _LINE_LENGTH = 34  # characters along an axis
@@ -46,6 +55,25 @@ _TITLES = {
     "interval_width": "interval width x: (1 ± x) times the output",
     "capacity": "KV-cache capacity, tokens",
 }
+
+
+@contextmanager
+def canvas(
+    size: tuple[float, float], title: str = "", grid: tuple[int, int] = (1, 1), **options: Any
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure under a title and its panels, as `Figure.subplots` gives them, in this style."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        if title:
+            figure.suptitle(title)
+        yield figure, figure.subplots(*grid, **options)
+
+
+def label_log(axis: Axis) -> None:
+    """Put labels of a logarithmic axis at 1, 2 and 5 times powers of ten, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 def shorten(name: str) -> str:
@@ -81,25 +109,13 @@ def save(figure: Figure, path: Path) -> None:
     for text in figure.findobj(Text):
         if text.get_text():  # a name is no formula; the ticks have no text yet
             text.set_parse_math(False)
+    lacking = "missing from font"
     try:
-        with new_file(path) as file, _without_glyphs():
+        with new_file(path) as file, warnings.catch_warnings(record=True) as caught:
+            warnings.filterwarnings("always", message=f".*{lacking}")
             figure.savefig(file, dpi=_DPI, format=path.suffix[1:].lower())
     except OSError as error:
         reason = error.strerror or error
         raise BadInput(f"{path} was not drawn ({reason}): make room or give another") from None
-
-
-@contextmanager
-def _without_glyphs() -> Iterator[None]:
-    """Say in one line that the font lacks characters: boxes stand in their place."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    lacking = [warning for warning in caught if "missing from font" in str(warning.message)]
-    if lacking:
+    if any(lacking in str(warning.message) for warning in caught):
         complain("some characters of the names are not in the font: the picture has boxes there")
-    for warning in caught:
-        if warning not in lacking:
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )

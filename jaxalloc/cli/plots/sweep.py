@@ -3,87 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
 from jaxalloc.cli.plots.schedule import NAMES
-from jaxalloc.cli.plots.style import STYLE, look, title_of, wrapped
+from jaxalloc.cli.plots.style import NO_ANSWER, canvas, look, title_of, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from jaxalloc.sweep.stored import Stored
 
 Array = np.ndarray[Any, Any]
 
 _MOST_CELLS = 400  # along an axis: more cannot be seen
 _COLUMNS = 4
-_NO_ANSWER = "#d9d9d9"
 
 
-def heat_figure(
-    panels: Mapping[str, Array],
-    across: tuple[str, Array, bool],
-    up: tuple[str, Array, bool],
-    title: str,
-) -> Figure:
-    """One map a column over two axes of a grid; grey where nothing converged.
+class Along(NamedTuple):
+    """An axis of a picture: the name of the axis of the sweep, its values, whether it is log."""
+
+    name: str
+    values: Array
+    log: bool = False
+
+
+def along(stored: Stored, axis: str, values: Array) -> Along:
+    """An axis of a sweep with these values, spaced as its plan says."""
+    described = stored.plan.get("axes", {})
+    log = isinstance(described, dict) and described.get(axis, {}).get("spacing") == "log"
+    return Along(axis, values, log)
+
+
+def maps_figure(panels: Mapping[str, Array], across: Along, up: Along, title: str) -> Figure:
+    """One map a column over two axes; where there is no answer it is grey, or has a cross.
 
     Args:
-      panels: [up, across] values by column, NaN for no answer.
-      across, up: name, values and whether in the logarithm, of the two axes.
+      panels: by column, NaN for no answer: [up, across] values of a grid, or [n] values at points.
+      across, up: the axes: [across] and [up] values, or [n] coordinates.
       title: what is fixed.
     """
-    with mpl.rc_context(STYLE):
-        figure, places = _panels(len(panels), title)
-        thin = tuple(_few(len(values)) for _, values, _ in (up, across))
-        for axes, (name, values) in zip(places, panels.items(), strict=True):
-            axes.set_facecolor(_NO_ANSWER)
-            shown = np.ma.masked_invalid(values[np.ix_(*thin)])
-            mesh = axes.pcolormesh(
-                across[1][thin[1]], up[1][thin[0]], shown, cmap="cividis", shading="nearest"
-            )
-            mesh.set_rasterized(True)
-            _finish(figure, axes, mesh, name, across, up)
+    columns = len(panels) if len(panels) <= _COLUMNS else -(-len(panels) // 2)
+    rows = -(-len(panels) // columns)
+    size = (max(3.3 * columns + 0.6, 5.0), 2.9 * rows + 0.5)
+    shared: Any = {"squeeze": False, "sharex": True, "sharey": True}
+    with canvas(size, title, (rows, columns), **shared) as (figure, grid):
+        places = list(grid.flat)
+        for spare in places[len(panels) :]:
+            spare.set_axis_off()
+        for axes, (name, values) in zip(places, panels.items(), strict=False):
+            axes.grid(visible=False)
+            drawn = (_draw_points if values.ndim == 1 else _draw_cells)(axes, values, across, up)
+            axes.set(xscale="log" if across.log else "linear", yscale="log" if up.log else "linear")
+            for axis, along in ((axes.xaxis, across), (axes.yaxis, up)):
+                if along.log:
+                    axis.set_major_formatter("{x:g}")
+                axis.set_label_text(wrapped(title_of(along.name)))
+            axes.set_title(title_of(name), fontsize=10)
+            axes.label_outer()
+            figure.colorbar(drawn, ax=axes, pad=0.02).outline.set_visible(False)
     return figure
 
 
-def scatter_figure(
-    panels: Mapping[str, Array],
-    across: tuple[str, Array, bool],
-    up: tuple[str, Array, bool],
-    title: str,
-) -> Figure:
-    """The same for points that lie anywhere: [n] values, coordinates across and up."""
-    with mpl.rc_context(STYLE):
-        figure, places = _panels(len(panels), title)
-        size = float(np.clip(16000 / max(len(across[1]), 1), 2, 30))
-        for axes, (name, values) in zip(places, panels.items(), strict=True):
-            missing = np.isnan(values)
-            axes.plot(across[1][missing], up[1][missing], "x", color="#999999", ms=3)
-            points = axes.scatter(
-                across[1][~missing],
-                up[1][~missing],
-                c=values[~missing],
-                s=size,
-                cmap="cividis",
-                linewidths=0,
-                rasterized=True,
-            )
-            _finish(figure, axes, points, name, across, up)
-    return figure
-
-
-def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    columns = count if count <= _COLUMNS else -(-count // 2)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(max(3.3 * columns + 0.6, 5.0), 2.9 * rows + 0.5), layout="constrained")
-    places = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for spare in places[count:]:
-        spare.set_axis_off()
-    figure.suptitle(title, fontsize=11)
-    return figure, list(places[:count])
+def _draw_cells(axes: Axes, values: Array, across: Along, up: Along) -> Any:
+    rows, columns = _few(len(up.values)), _few(len(across.values))
+    axes.set_facecolor(NO_ANSWER)
+    shown = np.ma.masked_invalid(values[np.ix_(rows, columns)])
+    style: Any = {"cmap": "cividis", "shading": "nearest", "rasterized": True}
+    return axes.pcolormesh(across.values[columns], up.values[rows], shown, **style)
 
 
 def _few(count: int) -> Array:
@@ -91,32 +80,18 @@ def _few(count: int) -> Array:
     return np.unique(np.linspace(0, count - 1, min(count, _MOST_CELLS)).round().astype(int))
 
 
-def _finish(
-    figure: Figure,
-    axes: Axes,
-    drawn: Any,
-    name: str,
-    across: tuple[str, Array, bool],
-    up: tuple[str, Array, bool],
-) -> None:
-    """Scales, labels at the outer edges, the colour bar."""
-    if across[2]:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
-    if up[2]:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_title(title_of(name), fontsize=10)
-    axes.grid(visible=False)
-    axes.set(xlabel=wrapped(title_of(across[0])), ylabel=wrapped(title_of(up[0])))
-    axes.label_outer()
-    bar = figure.colorbar(drawn, ax=axes, pad=0.02)
-    bar.outline.set_visible(False)
+def _draw_points(axes: Axes, values: Array, across: Along, up: Along) -> Any:
+    size = float(np.clip(16000 / max(len(values), 1), 2, 30))
+    missing = np.isnan(values)
+    axes.plot(across.values[missing], up.values[missing], "x", color="#999999", ms=3)
+    style: Any = {"s": size, "cmap": "cividis", "linewidths": 0, "rasterized": True}
+    known = (across.values[~missing], up.values[~missing])
+    return axes.scatter(*known, c=values[~missing], **style)
 
 
 def policies_figure(
     curves: Mapping[Any, Mapping[str, tuple[Array, Array]]],
-    along: tuple[str, Array],
+    along: Along,
     panel: str | None,
     value: str,
     averaged: Sequence[str],
@@ -126,48 +101,32 @@ def policies_figure(
 
     Args:
       curves: by value of the panels' axis and policy, [n] means and standard errors.
-      along: name and [n] values of the axis across; texts are drawn in their order.
+      along: the axis across; texts are drawn in their order.
       panel: the axis of the panels; None for one panel.
       value: the column.
       averaged: the axes over which the means are taken.
       unit: of the column, as it is written behind its name.
     """
-    with mpl.rc_context(STYLE):
-        width = 4.2 * len(curves) + 0.8
-        figure = Figure(figsize=(max(width, 6.0), 4.4), layout="constrained")
-        places = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
-        texts = along[1].dtype.kind == "U"
-        across = np.arange(len(along[1])) if texts else along[1]
-        for axes, (at, lines) in zip(places, curves.items(), strict=True):
+    over = f"; mean over {', '.join(averaged)}, bars: standard error" if averaged else ""
+    above = f"Policies compared: {title_of(value)}{over}"
+    texts = along.values.dtype.kind == "U"
+    across = np.arange(len(along.values)) if texts else along.values
+    size = (max(4.2 * len(curves) + 0.8, 6.0), 4.4)
+    with canvas(size, above, (1, len(curves)), squeeze=False, sharey=True) as (figure, grid):
+        for axes, (at, lines) in zip(grid.flat, curves.items(), strict=True):
             for k, (policy, (mean, error)) in enumerate(lines.items()):
-                _draw_policy(axes, across, mean, error, k, NAMES.get(policy, policy))
+                known = np.isfinite(mean)
+                name = NAMES.get(policy, policy) + " (unfinished)" * (not known.any())
+                bars = error[known] if np.any(error[known] > 0) else None
+                style: Any = look(k) | {"lw": 1.4, "ms": 5, "capsize": 2, "label": name}
+                axes.errorbar(across[known], mean[known], bars, **style)
             if texts:
-                axes.set_xticks(across, along[1].tolist(), rotation=30, ha="right")
+                axes.set_xticks(across, along.values.tolist(), rotation=30, ha="right")
             if panel is not None:
-                axes.set_title(f"{title_of(panel)}: {at:g}" if not isinstance(at, str) else at)
-            axes.set_xlabel(wrapped(title_of(along[0])))
-        places[0].set_ylabel(f"{title_of(value)}{unit}")
-        places[0].set_ylim(bottom=0)
-        over = f"; mean over {', '.join(averaged)}, bars: standard error" if averaged else ""
-        figure.suptitle(f"Policies compared: {title_of(value)}{over}", fontsize=11)
-        figure.legend(
-            *places[0].get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=4,
-            frameon=False,
-        )
+                axes.set_title(at if isinstance(at, str) else f"{title_of(panel)}: {at:g}")
+            axes.set_xlabel(wrapped(title_of(along.name)))
+        first = grid.flat[0]
+        first.set_ylabel(f"{title_of(value)}{unit}")
+        first.set_ylim(bottom=0)
+        figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
-
-
-def _draw_policy(axes: Axes, across: Array, mean: Array, error: Array, k: int, name: str) -> None:
-    known = np.isfinite(mean)
-    axes.errorbar(
-        across[known],
-        mean[known],
-        yerr=error[known] if np.any(error[known] > 0) else None,
-        lw=1.4,
-        ms=5,
-        capsize=2,
-        label=name if known.any() else f"{name} (unfinished)",
-        **look(k),
-    )

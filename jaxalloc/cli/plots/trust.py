@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from jaxalloc.cli.plots.style import canvas, label_log, look
 
-from jaxalloc.cli.plots.style import STYLE, look
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _BAR = 14  # points: the width of a band at one utilization
 # What is drawn: its key in a comparison, its label, its dashes.
@@ -32,9 +31,7 @@ def trust_figure(document: dict[str, Any]) -> Figure:
     def over_prediction(key: str) -> list[float]:
         return [one[key] / one["predicted"] for one in rows]
 
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 5.2), layout="constrained")
-        axes = figure.subplots()
+    with canvas((7.2, 5.2)) as (figure, axes):
         band: dict[str, Any] = {"color": "#cccccc", "label": "99 % of M/G/1 paths of this length"}
         low, high = over_prediction("low"), over_prediction("high")
         if len(loads) > 1:
@@ -45,14 +42,10 @@ def trust_figure(document: dict[str, Any]) -> Figure:
         for k, (key, label, dashes) in enumerate(_PATHS):
             axes.plot(loads, over_prediction(key), label=label, ms=6, ls=dashes, **look(k))
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        label_log(axes.yaxis)
         bottom, top = axes.get_ylim()
         axes.set_ylim(min(bottom, 0.45), max(top, 2.2))
-        axes.set_xlabel("utilization")
-        axes.set_ylabel("mean system time / M/G/1 mean")
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        axes.set(xlabel="utilization", ylabel="mean system time / M/G/1 mean")
+        figure.legend(loc="outside lower center", ncols=2)
         axes.set_title(f"cv of the gaps {document['arrival_cv']:.2f}: {document['verdict']}")
     return figure
