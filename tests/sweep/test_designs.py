@@ -132,7 +132,7 @@ def test_a_table_is_taken_row_by_row(tmp_path):
     assert plan.design.rows(0, 2)["prompt"].tolist() == ["8", "16"]
 
 
-@pytest.mark.parametrize(("size", "rows"), [(33, 4096), (10**5, 4096), (10**6, 32768)])
+@pytest.mark.parametrize(("size", "rows"), [(33, 4096), (10**5, 8192), (10**6, 65536)])
 def test_the_size_of_a_chunk_depends_on_the_plan_alone(monkeypatch, size, rows):
     plan = sweep.plan("qwen3-8b", {"arrival_rate": f"0.1:1:{size}"})
     assert plan.chunk_size == rows
