@@ -48,7 +48,7 @@ def compare(trace, in_seconds):
     rows, known = [], {}
     for count in BINS:
         made = bins(trace.output, count)
-        requests = to_requests(trace, arrival=arrival, **vars(made))
+        requests = to_requests(trace, arrival=arrival, **made._asdict())
         for name, policy in POLICIES.items():
             row = known.get(name) or played(requests, policy, model)
             if name in BLIND:

@@ -35,11 +35,8 @@ from jaxalloc.allocation.optimum.batch import (
     status_fractions as status_fractions,
 )
 from jaxalloc.allocation.optimum.masking import mask_failed as mask_failed
-from jaxalloc.allocation.optimum.optimum import (
-    Allocation as Allocation,
-    Status as Status,
-    solve as solve,
-)
+from jaxalloc.allocation.optimum.solve import Allocation as Allocation, solve as solve
+from jaxalloc.allocation.optimum.status import Status as Status
 from jaxalloc.allocation.queue import arrivals as arrivals
 from jaxalloc.allocation.queue.fifo import FifoResult as FifoResult, simulate_fifo as simulate_fifo
 from jaxalloc.allocation.queue.quantiles import (

@@ -45,6 +45,12 @@ def cast(value: Any, dtype: Any) -> jax.Array:
     return jnp.asarray(np.asarray(value, dtype))  # on the host, where nothing is compiled
 
 
+def alike(*values: Any) -> tuple[jax.Array, ...]:
+    """JAX arrays of the dtype to compute in."""
+    dtype = floating_dtype(*values)
+    return tuple(cast(value, dtype) for value in values)
+
+
 def require(valid: Any, name: str, value: Any, rule: str) -> None:
     """Raise a ValueError that names the first entry of `value` where `valid` is False.
 

@@ -24,7 +24,8 @@ from jaxalloc.allocation.model.mg1 import mean_system_time, utilization
 from jaxalloc.allocation.model.objective import mean_accuracy, objective
 from jaxalloc.allocation.model.workload import Scalar, Tokens, Workload
 from jaxalloc.allocation.optimum.batch import solve_batch
-from jaxalloc.allocation.optimum.optimum import Allocation, Status
+from jaxalloc.allocation.optimum.solve import Allocation
+from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.calibration.rows import check_level
 from jaxalloc.numerics import as_key, cast
 

@@ -215,7 +215,7 @@ def decision(file: WorkloadFile, seed: int) -> dict[str, Any]:
     """The optimum with intervals, its regret, and what to measure next."""
     import jax
 
-    from jaxalloc.allocation.optimum.optimum import Status
+    from jaxalloc.allocation.optimum.status import Status
     from jaxalloc.calibration.decision import solve_uncertain
     from jaxalloc.workloads.uncertainty import to_covariances
 

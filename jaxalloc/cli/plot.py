@@ -14,7 +14,6 @@ from jaxalloc.cli.report import deliver
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from jaxalloc.cli.plots.sweep import Along
     from jaxalloc.sweep.stored import Stored
 
 _MOST_PANELS = 8
@@ -91,14 +90,6 @@ def _held(stored: Stored, text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _along(stored: Stored, axis: str, values: Any) -> Along:
-    from jaxalloc.cli.plots.sweep import Along
-
-    described = stored.plan.get("axes", {})
-    log = isinstance(described, dict) and described.get(axis, {}).get("spacing") == "log"
-    return Along(axis, values, log)
-
-
 def _heat(
     stored: Stored, x: str | None, y: str | None, columns: list[str], held: dict[str, Any]
 ) -> Figure:
@@ -106,7 +97,7 @@ def _heat(
     import numpy as np
 
     from jaxalloc.cli.plots.style import title_of
-    from jaxalloc.cli.plots.sweep import maps_figure
+    from jaxalloc.cli.plots.sweep import along, maps_figure
 
     columns = columns or _telling(stored)
     grid = stored.plan["design"] == "grid"
@@ -134,7 +125,7 @@ def _heat(
             drawn = found.astype(float).where(answered)
             maps[name] = np.asarray(drawn.transpose(up, across).values)
         places = {axis: arrays[axis].values for axis in (across, up)}
-    first, second = (_along(stored, axis, places[axis]) for axis in (across, up))
+    first, second = (along(stored, axis, places[axis]) for axis in (across, up))
     return maps_figure(maps, first, second, "; ".join(title))
 
 
@@ -189,17 +180,10 @@ def _telling(stored: Stored) -> list[str]:
 def _frontier(stored: Stored, *ignored: Any) -> Figure:
     """Accuracy against time along the accuracy weight."""
     from jaxalloc.cli.plots.frontier import frontier_figure
-    from jaxalloc.sweep.axes import Axis
-    from jaxalloc.sweep.designs import grid
 
     if "accuracy_weight" not in stored.axes or stored.plan["design"] != "grid":
         raise BadInput("kind = frontier needs a grid with an axis accuracy_weight: give another")
-    names = ("status", "mean_system_time", "mean_accuracy")
-    arrays = stored.to_xarray([*names])
-    lines = [_along(stored, axis, arrays[axis].values) for axis in stored.axes]
-    axes = [Axis(line.name, line.values, "log" if line.log else "linear") for line in lines]
-    columns = {name: arrays[name].values.ravel() for name in names}
-    return frontier_figure(grid(tuple(axes)), columns, stored.path.stem)
+    return frontier_figure(stored, stored.path.stem)
 
 
 def _policies(

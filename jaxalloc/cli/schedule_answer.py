@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +59,7 @@ class Study(NamedTuple):
             for trace, own in zip(traces, made, strict=True)
         ]
 
-        def stacked(rows: list[Any], *names: str) -> dict[str, Any]:
+        def stacked(rows: Sequence[Any], *names: str) -> dict[str, Any]:
             return {name: np.stack([getattr(row, name) for row in rows]) for name in names}
 
         batch = Requests.create(

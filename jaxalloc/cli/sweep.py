@@ -120,10 +120,10 @@ def sweep(
 
 def _plan(study: str, named: list[tuple[str, str]], flags: dict[str, Any], solver: Any) -> Plan:
     """The plan of a file or of the flags, checked."""
-    from jaxalloc.sweep.planfile import is_plan_file
+    from jaxalloc.sweep.planfile import read_plan_file
     from jaxalloc.sweep.plans import plan
 
-    if not is_plan_file(study):
+    if read_plan_file(Path(study)) is None:
         return plan(study, dict(named), solver=solver, **flags)
     given = [name for name, value in flags.items() if value not in (None, 0, "grid")]
     if solver != make_solver("newton", None, None):
@@ -199,7 +199,4 @@ def _frontier(plan: Plan, where: Path) -> Figure:
     from jaxalloc.cli.plots.frontier import frontier_figure
     from jaxalloc.sweep.stored import open as open_sweep
 
-    columns = ["mean_system_time", "mean_accuracy", "status"]
-    table = open_sweep(where).table(columns)
-    drawn = {name: table[name].to_numpy() for name in columns}
-    return frontier_figure(plan.design, drawn, plan.job.name)
+    return frontier_figure(open_sweep(where), plan.job.name)

@@ -14,7 +14,8 @@ from jaxalloc.allocation.model.domain import FIELDS, MIX_TOLERANCE, SCALARS, dom
 from jaxalloc.allocation.model.mg1 import mean_system_time, mean_wait, utilization
 from jaxalloc.allocation.model.objective import mean_accuracy
 from jaxalloc.allocation.model.workload import Workload
-from jaxalloc.allocation.optimum.optimum import Allocation, Status, classify, solve
+from jaxalloc.allocation.optimum.solve import Allocation, classify, solve
+from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.backend.dispatch import dispatch
 from jaxalloc.messages import suggest
 from jaxalloc.sweep.axes import Array, Columns, Quantity

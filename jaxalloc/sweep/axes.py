@@ -132,6 +132,22 @@ def read_axis(label: str, given: Any, quantity: Quantity, *, drawn: bool = False
     return axis
 
 
+def read_one(name: str, given: Any, quantity_of: Callable[[str], Quantity]) -> Any:
+    """The one value of a quantity that does not vary.
+
+    Raises:
+      ValueError: names the field, the value and the fix.
+    """
+    try:
+        axis = read_axis(name, given, quantity_of(name))
+    except ValueError as error:
+        called = "schedule" if name == "source" else f"fields: {name}"
+        raise ValueError(str(error).replace(f"axis {name}", called, 1)) from None
+    if len(axis.values) != 1:
+        raise ValueError(f"fields: {name} = {shown(given)} has several values: make it an axis")
+    return axis.values[0].item()
+
+
 def _as_values(given: Any, kind: str) -> Array:
     """[n] the values of a list or of one number or text; an error says what they are not."""
     try:

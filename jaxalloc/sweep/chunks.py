@@ -56,7 +56,7 @@ def solve_chunks(
         with jax.enable_x64(float64), jax.default_device(devices[number % len(devices)]):
             columns = fill(values, count)
             columns |= plan.job.solve(columns)
-        return keep(number, {name: column[:size] for name, column in columns.items()})
+            return keep(number, {name: column[:size] for name, column in columns.items()})
 
     threads = _threads(devices)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="jaxalloc-sweep")
@@ -83,26 +83,19 @@ def _threads(devices: list[jax.Device]) -> int:
     return max(solvers, len(devices)) + 1
 
 
-def describe_part(
+def make_part(
     plan: Plan, manifest: dict[str, Any], number: int, columns: Columns
-) -> dict[str, Any]:
-    """What a part says of itself."""
+) -> tuple[dict[str, Any], Any]:
+    """What a part says of itself, and its bytes."""
     counts = np.bincount(columns["status"], minlength=len(plan.job.statuses)).tolist()
     start = number * manifest["chunk_size"]
-    return {
-        "plan_hash": manifest["plan_hash"],
+    said = {key: manifest[key] for key in ("plan_hash", "chunk_size", *SAME)} | {
         "chunk": number,
-        "chunk_size": manifest["chunk_size"],
         "start": start,
         "stop": start + sum(counts),
         "status": {name: n for name, n in zip(plan.job.statuses, counts, strict=True) if n},
-    } | {key: manifest[key] for key in SAME}
-
-
-def encode_part(plan: Plan, said: dict[str, Any], columns: Columns) -> Any:
-    """The bytes of a part."""
-    table = to_table(columns, schema_of(plan.columns, said), plan.job.statuses)
-    return encode(table, plan.repeating)
+    }
+    return said, encode(to_table(columns, schema_of(plan.columns, said), plan.job.statuses))
 
 
 def estimate(plan: Plan, chunk_size: int | None = None) -> dict[str, Any]:
@@ -117,7 +110,7 @@ def estimate(plan: Plan, chunk_size: int | None = None) -> dict[str, Any]:
     rows, chunks = manifest["chunk_size"], manifest["chunks"]
 
     def size(number: int, columns: Columns) -> int:
-        return len(encode_part(plan, describe_part(plan, manifest, number, columns), columns))
+        return len(make_part(plan, manifest, number, columns)[1])
 
     def play(count: int) -> tuple[list[int], float]:
         chosen = np.unique(np.linspace(0, chunks - 1, count).round().astype(int)).tolist()

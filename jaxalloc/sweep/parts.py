@@ -32,6 +32,7 @@ OPTIONS: dict[str, Any] = {
     "compression_level": -3,
     "write_page_checksum": True,  # of the data alone: page headers would hold the statistics
     "write_statistics": False,
+    "use_dictionary": ["status"],
 }
 
 
@@ -78,10 +79,10 @@ def to_table(columns: Columns, schema: pa.Schema, statuses: Sequence[str]) -> pa
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def encode(table: pa.Table, repeating: Sequence[str]) -> pa.Buffer:
-    """The bytes of a Parquet file; `repeating` are the columns of few different values."""
+def encode(table: pa.Table) -> pa.Buffer:
+    """The bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, use_dictionary=repeating, row_group_size=len(table), **OPTIONS)
+    pq.write_table(table, sink, row_group_size=len(table), **OPTIONS)
     return sink.getvalue()
 
 
@@ -157,12 +158,9 @@ def damage_of(part: Path, whole: bool) -> str | None:
         return error.strerror or str(error)
 
 
-def write_one_file(
-    parts: Sequence[Path], path: Path, schema: pa.Schema, repeating: Sequence[str]
-) -> None:
+def write_one_file(parts: Sequence[Path], path: Path, schema: pa.Schema) -> None:
     """Put the rows of all parts into one Parquet file, which appears when it is whole."""
-    options = OPTIONS | {"use_dictionary": list(repeating)}
-    with new_file(path) as file, pq.ParquetWriter(file, schema, **options) as one:
+    with new_file(path) as file, pq.ParquetWriter(file, schema, **OPTIONS) as writer:
         for part in parts:
             table = pq.ParquetFile(part, page_checksum_verification=True).read()
-            one.write_table(table.replace_schema_metadata(schema.metadata))
+            writer.write_table(table.replace_schema_metadata(schema.metadata))

@@ -16,7 +16,6 @@ seed = "0:19:20"
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -68,22 +67,20 @@ class PlanFile(BaseModel):
     axes: dict[str, Any] = Field({}, description="a table [axes] of what varies")
 
 
-def is_plan_file(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a TOML file with something that only plans have."""
-    try:
-        return bool(_MARKS & set(tomllib.loads(Path(path).read_bytes().decode("utf-8"))))
-    except (OSError, ValueError, RecursionError):  # what is no TOML is for others to judge
-        return False
-
-
-def read_plan_file(path: Path) -> dict[str, Any]:
-    """The arguments of `jaxalloc.sweep.plan`.
+def read_plan_file(path: Path) -> dict[str, Any] | None:
+    """The arguments of `jaxalloc.sweep.plan`; None where nothing in it is of a plan alone.
 
     Raises:
       ValueError: one line that names the file, the field, the value and the fix.
     """
     try:
-        file = PlanFile.model_validate(tomllib.loads(path.read_bytes().decode("utf-8")))
+        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except (OSError, ValueError, RecursionError):  # what is no TOML is for others to judge
+        return None
+    if not _MARKS & set(document):
+        return None
+    try:
+        file = PlanFile.model_validate(document)
     except ValidationError as error:
         raise ValueError(f"{path}: {_describe(error.errors(include_url=False)[0])}") from None
     if (file.workload is None) == (file.schedule is None):

@@ -14,21 +14,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxalloc.allocation.model.domain import FIELDS, SCALARS
 from jaxalloc.allocation.model.workload import Workload
 from jaxalloc.allocation.solvers.newton import Newton
 from jaxalloc.allocation.solvers.solver import Solver
 from jaxalloc.sweep import allocations, settings
 from jaxalloc.sweep.allocations import Allocations
-from jaxalloc.sweep.axes import read_axis
+from jaxalloc.sweep.axes import read_one
 from jaxalloc.sweep.designs import Design, make_design
-from jaxalloc.sweep.planfile import is_plan_file, read_plan_file
+from jaxalloc.sweep.planfile import read_plan_file
 from jaxalloc.sweep.schedules import Schedules, make_schedules
-from jaxalloc.workloads.files import load, override, to_workload
+from jaxalloc.workloads.files import load, override
 
 _CHUNK_BYTES = 1 << 28  # that the rows of a chunk may take while they are solved
-_CHUNKS = 16  # at least, so that every core has some, if they do not become small
-_FEW = 1000  # different values, below which a column is written by their numbers
+_CHUNKS = 8  # at least, so that every core has some, if they do not become small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +60,6 @@ class Plan:
         kinds = {"f": "float64", "i": "int64", "U": "text"}
         axes = {axis.label: kinds[axis.values.dtype.kind] for axis in self.design.axes}
         return axes | self.job.columns()
-
-    @property
-    def repeating(self) -> list[str]:
-        """The columns of few different values."""
-        few = [axis for axis in self.design.axes if not axis.drawn and len(axis.values) < _FEW]
-        return ["status", *(axis.label for axis in few)]
 
     def describe(self) -> dict[str, Any]:
         """As plain Python: two plans that say the same here have the same answers."""
@@ -116,21 +108,23 @@ def plan(
     >>> study.size
     5
     """
-    if schedule is None and isinstance(study, str | os.PathLike) and is_plan_file(study):
-        if axes or fields or (design, points, seed, table, solver) != ("grid", None, 0, None, None):
+    file = read_plan_file(Path(study)) if isinstance(study, str | os.PathLike) else None
+    if file is not None:
+        drawn = (design, points, seed, table, solver) != ("grid", None, 0, None, None)
+        if schedule or axes or fields or drawn:
             raise ValueError(f"{study} is a plan that says it all: write into it what is to change")
-        return plan(**read_plan_file(Path(study)))
+        return plan(**file)
     if (study is None) == (schedule is None):
         raise ValueError("plan: give a workload or a schedule, and not both")
-    varied, drawn = dict(axes or {}), (design, points, seed, table)
+    varied, how = dict(axes or {}), (design, points, seed, table)
     job: Allocations | Schedules
     if schedule is not None:
-        made = make_design(varied, settings.quantity_of, *drawn)
+        made = make_design(varied, settings.quantity_of, *how)
         job = make_schedules(dict(fields or {}) | {"source": schedule}, made)
     else:
         job = _allocations(study, dict(fields or {}), solver or Newton())
         quantity = functools.partial(allocations.quantity_of, tasks=job.tasks)
-        made = make_design(varied, quantity, *drawn)
+        made = make_design(varied, quantity, *how)
     job.check(made)
     return Plan(made, job)
 
@@ -144,21 +138,9 @@ def _allocations(study: Any, fields: dict[str, Any], solver: Solver) -> Allocati
             raise ValueError(f"fields = {sorted(fields)}: put them into the workload itself")
         tasks = tuple(str(k) for k in range(study.num_types))
         return Allocations(jax.tree.map(np.asarray, study), tasks, solver, "workload")
-    numbers = {name: _number(name, value) for name, value in fields.items()}
+    quantity = functools.partial(allocations.quantity_of, tasks=())
+    numbers = {name: read_one(name, value, quantity) for name, value in fields.items()}
     file = override(load(study), numbers, f"{study} with {', '.join(numbers)}")
     with jax.enable_x64(True):  # the plan is the same whatever it will be computed in
-        base = jax.tree.map(np.asarray, to_workload(file))
-    return Allocations(base, file.task_names, solver, file.name or Path(study).stem)
-
-
-def _number(name: str, value: Any) -> float:
-    """The number of a field that does not vary."""
-    if name not in SCALARS:
-        raise ValueError(f"fields: {name} is no field: give one of {', '.join(SCALARS)}")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"fields: {name} = {value!r} is not a number: give {FIELDS[name].meaning}")
-    try:
-        number = read_axis(name, value, allocations.quantity_of(name, ())).values[0]
-    except ValueError as error:
-        raise ValueError(str(error).replace("axis", "fields:", 1)) from None
-    return float(number)
+        base = jax.tree.map(np.asarray, file.workload)
+    return Allocations(base, file.names, solver, file.name or Path(study).stem)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from jaxalloc.files import check_target
 from jaxalloc.sweep.axes import Columns, check_whole
-from jaxalloc.sweep.chunks import describe_part, encode_part, solve_chunks
+from jaxalloc.sweep.chunks import make_part, solve_chunks
 from jaxalloc.sweep.designs import MAX_CONFIGURATIONS
 from jaxalloc.sweep.folder import Found, is_of, join, new_manifest, tidy
 from jaxalloc.sweep.parts import about, part_name, schema_of, write_one_file, write_part
@@ -58,16 +58,6 @@ class Outcome(NamedTuple):
     damaged: dict[str, str]
     chunk_size: int
     seconds: float
-
-
-class Share(NamedTuple):
-    """Which chunks a process solves: every `num_processes`-th, from one on."""
-
-    process_id: int
-    num_processes: int
-
-
-ALONE = Share(0, 1)
 
 
 def run(
@@ -120,16 +110,16 @@ def run(
     return open_stored(path if outcome.complete or not parts.exists() else parts)
 
 
-def share_of(process_id: int | None, num_processes: int | None) -> Share:
-    """The share of this process.
+def share_of(process_id: int | None, num_processes: int | None) -> tuple[int, int]:
+    """The number of this process, and how many there are.
 
     Raises:
       ValueError: the numbers are none of a process.
     """
     if process_id is None and num_processes is None:
-        return Share(jax.process_index(), jax.process_count())
+        return jax.process_index(), jax.process_count()
     count = check_whole("num_processes", num_processes, 1, MAX_CONFIGURATIONS)
-    return Share(check_whole("process_id", process_id, 0, count - 1), count)
+    return check_whole("process_id", process_id, 0, count - 1), count
 
 
 def is_file(path: Path) -> bool:
@@ -149,7 +139,7 @@ def run_plan(
     resume: bool = False,
     verify: bool = False,
     chunk_size: int | None = None,
-    share: Share = ALONE,
+    share: tuple[int, int] = (0, 1),
     report: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
@@ -157,40 +147,39 @@ def run_plan(
 
     Args:
       plan, path, resume, verify, chunk_size, report: as there.
-      share: which chunks are this process's.
+      share: the number of this process, and how many there are.
       stop: asked before every chunk; where it says yes nothing more is begun.
     """
     began = time.perf_counter()
-    folder, resume = parts_of(path), resume or share.num_processes > 1
-    done: Counter[str] | None = None
+    folder, resume = parts_of(path), resume or share[1] > 1
+    done: Counter[str] = Counter()
+    here, rows, damaged = 0, plan.chunk_size, dict[str, str]()
     if is_file(path):
         check_target(path, (".parquet",), "--out")
-        done = _finished(path, plan) if resume and not folder.exists() else None
+        done = _finished(path, plan) if resume and not folder.exists() else done
         if done and verify:
             raise ValueError(f"verify: {path} is one file, which has no digests: drop it")
-    here, damaged, rows = 0, {}, plan.chunk_size
     try:
         if not done:
             manifest, found = join(folder, plan, resume=resume, chunk_size=chunk_size, whole=verify)
             rows, damaged = manifest["chunk_size"], found.damaged
             here = _solve_missing(plan, folder, manifest, found, share, report, stop)
-            done = sum((Counter(part["status"]) for part in found.parts.values()), Counter[str]())
+            done = sum((Counter(part["status"]) for part in found.parts.values()), Counter())
             if done.total() == plan.size:
                 tidy(folder)
-            if done.total() == plan.size and is_file(path):
-                schema = schema_of(plan.columns, manifest | {"status": dict(done)})
-                parts = [folder / part_name(number) for number in range(manifest["chunks"])]
-                write_one_file(parts, path, schema, plan.repeating)
+                if is_file(path):
+                    schema = schema_of(plan.columns, manifest | {"status": dict(done)})
+                    parts = [folder / part_name(number) for number in range(manifest["chunks"])]
+                    write_one_file(parts, path, schema)
     except FileNotFoundError:
         if not (is_file(path) and _finished(path, plan)):
             raise
     if is_file(path) and not stop():  # perhaps another process was first
         done = _finished(path, plan) or done
-    done = done or Counter()
-    if is_file(path) and done.total() == plan.size:
+    complete = done.total() == plan.size
+    if is_file(path) and complete:
         shutil.rmtree(folder, ignore_errors=True)
-    seconds = time.perf_counter() - began
-    return Outcome(done.total() == plan.size, here, done, damaged, rows, seconds)
+    return Outcome(complete, here, done, damaged, rows, time.perf_counter() - began)
 
 
 def _solve_missing(
@@ -198,21 +187,21 @@ def _solve_missing(
     folder: Path,
     manifest: dict[str, Any],
     found: Found,
-    share: Share,
+    share: tuple[int, int],
     report: Callable[[Progress], None],
     stop: Callable[[], bool],
 ) -> int:
     """Solve the own ones of the missing chunks, add all that are there by then; rows solved."""
     rows = manifest["chunk_size"]
     missing = [number for number in range(manifest["chunks"]) if number not in found.parts]
-    own = [number for number in missing if number % share.num_processes == share.process_id]
+    own = [number for number in missing if number % share[1] == share[0]]
 
     def size(numbers: list[int]) -> int:
         return sum(min(rows, plan.size - number * rows) for number in numbers)
 
     def keep(number: int, columns: Columns) -> dict[str, Any]:
-        said = describe_part(plan, manifest, number, columns)
-        write_part(folder / part_name(number), encode_part(plan, said, columns))
+        said, data = make_part(plan, manifest, number, columns)
+        write_part(folder / part_name(number), data)
         return said
 
     here, before = 0, plan.size - size(missing)
@@ -228,10 +217,10 @@ def _solve_missing(
     return here
 
 
-def _finished(path: Path, plan: Plan) -> Counter[str] | None:
-    """The statuses of a finished sweep of this very plan in one file, if there is one."""
+def _finished(path: Path, plan: Plan) -> Counter[str]:
+    """The statuses of a finished sweep of this very plan in one file; none if there is none."""
     try:
         said = about(pq.read_schema(path))
     except (OSError, ValueError):
-        return None
-    return Counter(said["status"]) if is_of(said, new_manifest(plan)) else None
+        said = {}
+    return Counter(said["status"] if is_of(said, new_manifest(plan)) else {})

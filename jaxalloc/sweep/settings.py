@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,49 +16,87 @@ from jaxalloc.scheduling import policies
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
-from jaxalloc.sweep.axes import Quantity, read_axis
-from jaxalloc.tables import SUFFIXES
+from jaxalloc.sweep.axes import Quantity, read_one
 from jaxalloc.traces.intervals import calibration
 from jaxalloc.traces.readers import read_trace
 from jaxalloc.traces.trace import Trace
 from jaxalloc.traces.words import (
     POLICIES,
     TooLong,
+    draw,
+    is_file,
     read_arrivals,
     read_batch_time,
     read_intervals,
-    read_source,
     too_long,
 )
 
+_TINY = Trace(arrival=np.zeros(2), prompt=np.ones(2, int), output=np.array([1, 2]))
+_MOST = 1 << 30  # the scheduler counts in 32 bits
+
 
 class Setting(NamedTuple):
-    """One setting: its kind ("text", "whole", "number"), default, least and largest value."""
+    """One setting: its kind ("text", "whole", "number"), default, least and largest value.
+
+    `read` raises ValueError unless a text means something.
+    """
 
     meaning: str
     kind: str
     default: Any
     least: float = -math.inf
     most: float = math.inf
+    read: Callable[[str], Any] = str
 
 
+def _check_policy(words: str) -> None:
+    if words not in POLICIES:
+        raise ValueError(f"policy = {words} is unknown: choose from {', '.join(POLICIES)}")
+
+
+def _check_source(words: str) -> None:
+    _whole_trace(words) if is_file(words) else draw(words, "1", 1 << 20, 1, 0)
+
+
+def _check_prompt(words: str) -> None:
+    if not words.isdecimal():
+        draw("uniform:least=1,most=1", words, 1 << 20, 1, 0)
+    elif int(words) > _MOST:
+        raise ValueError(f"prompt = {words[:20]} … must fit into the cache: give fewer tokens")
+
+
+def _check_intervals(words: str) -> None:
+    if words != "own":
+        read_intervals(words, _TINY, 0)
+
+
+def _check_arrivals(words: str) -> None:
+    if words != "trace":
+        read_arrivals(words, _TINY, False, 0)
+
+
+_whole_trace = functools.lru_cache(maxsize=8)(read_trace)
 SETTINGS = {
-    "source": Setting("law of the outputs, or a trace", "text", None),
-    "policy": Setting("who schedules", "text", "a_min"),
-    "capacity": Setting("tokens that the cache holds", "whole", None, 2, 1 << 30),
+    "source": Setting("law of the outputs, or a trace", "text", None, read=_check_source),
+    "policy": Setting("who schedules", "text", "a_min", read=_check_policy),
+    "capacity": Setting("tokens that the cache holds", "whole", None, 2, _MOST),
     "requests": Setting("number of requests", "whole", 1000, 1, 10**7),
-    "intervals": Setting("predictions, as --intervals of jaxalloc schedule", "text", "bins:10"),
+    "intervals": Setting(
+        "predictions, as --intervals of jaxalloc schedule", "text", "bins:10", read=_check_intervals
+    ),
     "interval_width": Setting(
         "x: predictions from (1 - x) to (1 + x) times", "number", None, 0, 1 << 20
     ),
-    "arrivals": Setting("zero, poisson:RATE or trace", "text", "zero"),
+    "arrivals": Setting("zero, poisson:RATE or trace", "text", "zero", read=_check_arrivals),
     "arrival_rate": Setting("rate of Poisson arrivals", "number", None, 1e-12),
-    "prompt": Setting("tokens of a prompt, or their law", "text", "32"),
-    "batch_time": Setting("llama2-70b, or four numbers with colons", "text", None),
-    "aging": Setting("tokens of precedence a round of waiting", "whole", 0, 0, 1 << 30),
+    "prompt": Setting("tokens of a prompt, or their law", "text", "32", read=_check_prompt),
+    "batch_time": Setting(
+        "llama2-70b, or four numbers with colons", "text", None, read=read_batch_time
+    ),
+    "aging": Setting("tokens of precedence a round of waiting", "whole", 0, 0, _MOST),
     "alpha": Setting("share of the cache that admissions leave free", "number", 0.1, 0, 1),
     "beta": Setting("probability of being reset", "number", 0.2, 0, 1),
-    "max_rounds": Setting("rounds after which to give up", "whole", None, 1, 1 << 30),
+    "max_rounds": Setting("rounds after which to give up", "whole", None, 1, _MOST),
     "stretch": Setting("which stretch of a trace", "whole", 0, 0, 10**9),
     "seed": Setting("seed of all random numbers", "whole", 0, 0, 2**31 - 1),
 }
@@ -108,32 +146,10 @@ def _problem(name: str, value: Any) -> str | None:
         ends += f" and at most {setting.most:g}" if math.isfinite(setting.most) else ""
         return f"{name} = {value:g} must be {ends}: give the {setting.meaning}"
     try:
-        _read_text(name, str(value))
+        setting.read(str(value))
     except ValueError as error:
         return str(error).removeprefix("--")
     return None
-
-
-def _read_text(name: str, words: str) -> None:
-    """Raise ValueError unless the words mean something."""
-    tiny = Trace(arrival=np.zeros(2), prompt=np.ones(2, int), output=np.array([1, 2]))
-    if name == "policy" and words not in POLICIES:
-        raise ValueError(f"policy = {words} is unknown: choose from {', '.join(POLICIES)}")
-    if name == "source":
-        if _is_file(words):
-            _whole_trace(words)
-        else:
-            read_source(words, "1", 1 << 20, 1, 1, 0)
-    elif name == "intervals" and words != "own":
-        read_intervals(words, tiny, 0)
-    elif name == "arrivals" and words != "trace":
-        read_arrivals(words, tiny, False, 0)
-    elif name == "batch_time":
-        read_batch_time(words)
-    elif name == "prompt" and not words.isdecimal():
-        read_source("uniform:least=1,most=1", words, 1 << 20, 1, 1, 0)
-    elif name == "prompt" and int(words) > SETTINGS["capacity"].most:
-        raise ValueError(f"prompt = {words[:20]} … must fit into the cache: give fewer tokens")
 
 
 def read_fixed(given: Mapping[str, Any], varied: set[str]) -> dict[str, Any]:
@@ -148,14 +164,7 @@ def read_fixed(given: Mapping[str, Any], varied: set[str]) -> dict[str, Any]:
             if name == "source":  # the plan's `schedule` gives way to an axis
                 continue
             raise ValueError(f"fields: {name} = {value!r} is an axis too: drop one")
-        try:
-            axis = read_axis(name, value, quantity_of(name))
-        except ValueError as error:
-            called = "schedule" if name == "source" else f"fields: {name}"
-            raise ValueError(str(error).replace(f"axis {name}", called, 1)) from None
-        if len(axis.values) != 1:
-            raise ValueError(f"fields: {name} = {value!r} has several values: make it an axis")
-        fixed[name] = axis.values[0].item()
+        fixed[name] = read_one(name, value, quantity_of)
     for first, second in _EXCLUSIVE:
         if len({first, second} & (set(fixed) | varied)) == 2:
             raise ValueError(f"fields: {first} and {second} say the same: drop one")
@@ -214,30 +223,12 @@ def _trace(
     source: str, prompt: str, capacity: int, num_requests: int, stretch: int, seed: int
 ) -> tuple[Trace, TooLong]:
     """N requests that fit into the cache: drawn, or a stretch of a file; and those that do not."""
-    if not _is_file(source):
-        drawn = read_source(source, prompt, capacity, num_requests, 1, seed)
-        return drawn.traces[0], drawn.too_long
-    whole = _whole_trace(source)
-    fitting = whole.fitting(capacity)
-    if fitting.num_requests < (stretch + 1) * num_requests:
-        raise ValueError(
-            f"stretch = {stretch} of {num_requests} requests is beyond the "
-            f"{fitting.num_requests} requests of {source} that fit into capacity = {capacity}"
-        )
-    stretch_of_it = fitting.tail(stretch * num_requests).head(num_requests)
-    return stretch_of_it, too_long([whole], capacity)
-
-
-@functools.lru_cache(maxsize=8)
-def _whole_trace(path: str) -> Trace:
-    return read_trace(path)
-
-
-def _is_file(source: str) -> bool:
-    return Path(source).suffix.lower() in SUFFIXES
+    given = _whole_trace(source) if is_file(source) else source
+    trace, whole = draw(given, prompt, capacity, num_requests, seed, stretch)
+    return trace, too_long([whole], capacity)
 
 
 def trace_digests(sources: list[str]) -> dict[str, str]:
     """SHA-256 of those sources that are files, by path."""
-    files = filter(_is_file, sources)
+    files = filter(is_file, sources)
     return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}

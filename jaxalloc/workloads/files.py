@@ -80,11 +80,6 @@ class WorkloadFile:
         return tuple(task.name for task in self.task)
 
     @property
-    def task_names(self) -> tuple[str, ...]:
-        """As `names`."""
-        return self.names
-
-    @property
     def workload(self) -> Workload:
         """The arrays, in JAX's default dtype: float64 where x64 is on, else float32."""
         return Workload.create(**{name: self._numbers(name) for name in FIELDS})
@@ -173,11 +168,6 @@ def override(file: WorkloadFile, numbers: Mapping[str, float], origin: str) -> W
         for table in data["task"] if FIELDS[name].per_type else [data]:
             table[name] = value
     return validate(data, origin)
-
-
-def to_workload(file: WorkloadFile) -> Workload:
-    """As `file.workload`."""
-    return file.workload
 
 
 def save(file: WorkloadFile, path: str | os.PathLike[str]) -> None:

@@ -62,23 +62,6 @@ def test_the_table_leads_with_what_moves_most(command):
     assert "floor.GSM8K" in everything
 
 
-@pytest.mark.parametrize(
-    ("line", "named"),
-    [
-        ("qwen3-8b --step 0", "--step = 0 changes nothing"),
-        ("qwen3-8b --step nan", "--step = nan must be a number from -0.5 to 0.5"),
-        ("qwen3-8b --top -1", "--top = -1 must be a whole number at least 0"),
-        ("qwen3-8b --plot a.txt", "--plot = 'a.txt' must end in .png"),
-        ("nope", "workload = 'nope'"),
-    ],
-)
-def test_bad_input(command, line, named):
-    code, out, err = command(f"sensitivity {line}")
-    assert (code, out) == (2, "")
-    assert named in err
-    assert err.count("\n") == 1
-
-
 def test_an_overloaded_server_has_no_sensitivity(command):
     answer = document(command, "qwen3-8b --arrival-rate 90", code=1)
     assert answer["status"] == "INFEASIBLE"

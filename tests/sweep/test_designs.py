@@ -95,7 +95,7 @@ def test_rows_run_in_the_order_of_the_axes_and_become_workloads():
     part = plan.design.rows(5, 8)  # any slice agrees with the whole
     np.testing.assert_allclose(np.stack(list(part.values()), axis=1), rows[5:8], rtol=1e-15)
 
-    batch, base = plan.job.workloads(part), files.to_workload(files.load("qwen3-8b"))
+    batch, base = plan.job.workloads(part), files.load("qwen3-8b").workload
     weight, decay, tokens = (np.array(column) for column in zip(*rows[5:8], strict=True))
     np.testing.assert_allclose(batch.accuracy_weight, weight, rtol=1e-15)
     np.testing.assert_allclose(batch.decay[:, 3], decay, rtol=1e-15)
@@ -132,7 +132,7 @@ def test_a_table_is_taken_row_by_row(tmp_path):
     assert plan.design.rows(0, 2)["prompt"].tolist() == ["8", "16"]
 
 
-@pytest.mark.parametrize(("size", "rows"), [(33, 4096), (10**5, 4096), (10**6, 32768)])
+@pytest.mark.parametrize(("size", "rows"), [(33, 4096), (10**5, 8192), (10**6, 65536)])
 def test_the_size_of_a_chunk_depends_on_the_plan_alone(monkeypatch, size, rows):
     plan = sweep.plan("qwen3-8b", {"arrival_rate": f"0.1:1:{size}"})
     assert plan.chunk_size == rows

@@ -13,7 +13,7 @@ from jaxalloc.allocation.model.mg1 import mean_system_time, utilization
 from jaxalloc.allocation.model.objective import mean_accuracy
 from jaxalloc.allocation.model.workload import PerType, Scalar, Tokens, Workload, as_array
 from jaxalloc.allocation.optimum.batch import solve_batch
-from jaxalloc.allocation.optimum.optimum import Allocation
+from jaxalloc.allocation.optimum.solve import Allocation
 from jaxalloc.allocation.solvers.newton import Newton
 from jaxalloc.allocation.solvers.solver import Solver
 from jaxalloc.numerics import cast

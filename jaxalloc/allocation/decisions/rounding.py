@@ -22,7 +22,8 @@ from jaxalloc.allocation.model.objective import (
     total_increase,
 )
 from jaxalloc.allocation.model.workload import Flag, Mask, Scalar, Tokens, Workload
-from jaxalloc.allocation.optimum.optimum import Allocation, Status, solve
+from jaxalloc.allocation.optimum.solve import Allocation, solve
+from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.allocation.solvers.newton import Newton
 from jaxalloc.allocation.solvers.solver import Solver
 from jaxalloc.numerics import without_derivative

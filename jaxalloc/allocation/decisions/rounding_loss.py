@@ -13,7 +13,8 @@ from jaxalloc.allocation.decisions.rounding import gap_bound, integer_box, round
 from jaxalloc.allocation.model.checks import one_workload
 from jaxalloc.allocation.model.objective import accuracy, evaluate, total_increase
 from jaxalloc.allocation.model.workload import Scalar, Tokens, Workload
-from jaxalloc.allocation.optimum.optimum import Status, solve
+from jaxalloc.allocation.optimum.solve import solve
+from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.allocation.queue.estimates import paired_difference
 from jaxalloc.allocation.queue.fifo import simulate_fifo
 

@@ -16,7 +16,7 @@ from jaxalloc.allocation.model.checks import one_workload
 from jaxalloc.allocation.model.mg1 import mean_system_time, utilization
 from jaxalloc.allocation.model.objective import mean_accuracy
 from jaxalloc.allocation.model.workload import Workload
-from jaxalloc.allocation.optimum.optimum import Allocation, solve
+from jaxalloc.allocation.optimum.solve import Allocation, solve
 from jaxalloc.allocation.solvers.newton import Newton
 from jaxalloc.allocation.solvers.solver import Solver
 

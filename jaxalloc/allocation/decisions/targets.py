@@ -23,7 +23,8 @@ from jaxalloc.allocation.model.objective import evaluate, mean_accuracy, objecti
 from jaxalloc.allocation.model.root import increasing_root
 from jaxalloc.allocation.model.workload import Flag, Scalar, Tokens, Workload
 from jaxalloc.allocation.optimum.masking import mask_failed
-from jaxalloc.allocation.optimum.optimum import Allocation, Status, classify, solve
+from jaxalloc.allocation.optimum.solve import Allocation, classify, solve
+from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.allocation.solvers.newton import Newton
 from jaxalloc.allocation.solvers.solver import Solver
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from jaxalloc.sweep.stored import Stored
+
 Array = np.ndarray[Any, Any]
 
 _MOST_CELLS = 400  # along an axis: more cannot be seen
@@ -26,6 +28,13 @@ class Along(NamedTuple):
     name: str
     values: Array
     log: bool = False
+
+
+def along(stored: Stored, axis: str, values: Array) -> Along:
+    """An axis of a sweep with these values, spaced as its plan says."""
+    described = stored.plan.get("axes", {})
+    log = isinstance(described, dict) and described.get(axis, {}).get("spacing") == "log"
+    return Along(axis, values, log)
 
 
 def maps_figure(panels: Mapping[str, Array], across: Along, up: Along, title: str) -> Figure:
