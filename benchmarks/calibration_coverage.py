@@ -14,10 +14,10 @@ import common
 import jax
 import numpy as np
 from calibration_synthetic import LEVELS, SAMPLES, answers
-from jaxalloc.calibration.evidence import Rows
 
 from jaxalloc import load
 from jaxalloc.calibration.accuracy import fit_counts
+from jaxalloc.calibration.evidence import Rows
 from jaxalloc.calibration.intervals import count_intervals
 from jaxalloc.calibration.likelihood import Counts
 from jaxalloc.calibration.status import FitStatus
