@@ -38,7 +38,7 @@ def compare(rng, policy, rules, seconds, instances):
     longest = 0.0
     for first in range(0, instances, CHUNK):
         cases = draw(rng, min(CHUNK, instances - first), rules, seconds is not None)
-        schedule = package_outcome(cases, policy, seconds, WIDTH)
+        schedule = package_outcome(cases, policy, seconds, width=WIDTH)
         row["evictions"] += schedule.evictions.sum()
         row["max_rounds"] += (schedule.status != 0).sum()
         for lane, case in enumerate(cases):

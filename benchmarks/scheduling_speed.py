@@ -83,7 +83,7 @@ def other_policies():
     output, rows = instances(size, num)[1], {}
     predicted = np.maximum(output * 3 // 4, 1)
     for name, policy in OTHERS.items():
-        limit = 1_000 if policy.reset_probability is not None else None
+        limit = 1_000 if policy.beta else None
         play = player(size, num, capacity, policy, limit, upper=2 * output, predicted=predicted)
         seconds = common.interleave({name: play}, 5)[name]["wall"]
         schedule = play()

@@ -82,13 +82,11 @@ from jaxalloc.calibration.service import (
 from jaxalloc.calibration.status import FitStatus as FitStatus
 from jaxalloc.measurements.runs import read_runs as read_runs
 from jaxalloc.scheduling import policies as policies
-from jaxalloc.scheduling.batch import simulate_batch as simulate_batch
 from jaxalloc.scheduling.batch_time import BatchTime as BatchTime
 from jaxalloc.scheduling.bounds import latency_bound as latency_bound
-from jaxalloc.scheduling.instance import validate as validate
 from jaxalloc.scheduling.requests import Requests as Requests
 from jaxalloc.scheduling.schedule import Schedule as Schedule, ScheduleStatus as ScheduleStatus
-from jaxalloc.scheduling.simulation import simulate as simulate
+from jaxalloc.scheduling.simulation import simulate as simulate, simulate_batch as simulate_batch
 from jaxalloc.traces.readers import read_trace as read_trace
 from jaxalloc.workloads.files import WorkloadFile as WorkloadFile, load as load, save as save
 

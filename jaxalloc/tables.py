@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -88,6 +89,15 @@ class Column:
         place = pc.index_in(words, pa.array(names, pa.string()))
         return place.to_numpy(zero_copy_only=False).astype(np.int64), tuple(names)
 
+    def plain(self) -> Any:
+        """[N] integers where all cells are, else floats where all are numbers, else text."""
+        words = self.values.cast(pa.string()).fill_null("")
+        self.reject(np.asarray(pc.equal(words, "")), "is no value: fill it")
+        for kind in (pa.int64(), pa.float64()):
+            with contextlib.suppress(pa.ArrowInvalid):
+                return self.values.cast(kind).to_numpy(zero_copy_only=False)
+        return np.array(words.to_pylist())
+
     def reject(self, wrong: Any, rule: str) -> None:
         """Raise ValueError for the first row that is `wrong` [N]; `rule` says how, and the fix."""
         if wrong.any():
@@ -138,6 +148,17 @@ def read_table(
       ValueError: the file does not exist, is malformed or empty, or lacks a column; one line that
         names the file, the row, the column and the fix.
     """
+    choose = functools.partial(_choose, path, fields, needed, columns or {})
+    return read_columns(path, choose)
+
+
+def read_columns(
+    path: str | Path,
+    choose: Callable[[list[str]], dict[str, str]] = lambda names: dict(
+        zip(names, names, strict=True)
+    ),
+) -> tuple[dict[str, Column], list[str]]:
+    """Columns, all by their names or as `choose` calls them, and all names; errors as above."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}: convert it")
@@ -145,7 +166,10 @@ def read_table(
         raise ValueError(f"{path} does not exist: give the path of a file")
     try:
         header, take = _READERS[path.suffix.lower()](path)
-        names = _choose(path, header, fields, needed, columns or {})
+        names = choose(header)
+        twice = [name for name in names.values() if header.count(name) > 1]
+        if twice:
+            raise ValueError(f"{path}: two columns are called {twice[0]}: rename one")
         taken = take(sorted(set(names.values())))
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
         said = one_line(str(error))
@@ -164,11 +188,11 @@ def read_table(
 
 
 def _choose(
-    path: Path,
-    header: list[str],
+    path: str | Path,
     fields: Mapping[str, Sequence[str]],
     needed: Collection[str],
     given: Mapping[str, str],
+    header: list[str],
 ) -> dict[str, str]:
     """The column of every field that the file has."""
     names = {}
@@ -183,9 +207,6 @@ def _choose(
             said = f"{given[field]} (for {field})" if field in given else field
             there = shown(header, 200)
             raise ValueError(f"{path}: column {said} is missing: name what is meant, of {there}")
-    for name in names.values():
-        if header.count(name) > 1:
-            raise ValueError(f"{path}: {header.count(name)} columns are called {name}: rename them")
     return names
 
 

@@ -194,7 +194,6 @@ OF_REQUESTS = {
         policies.MCSF(),
         max_rounds=g.whole(100),
     ),
-    "validate": lambda g: jaxalloc.validate(g.requests, g.whole(16), policies.AMax()),
 }
 CALLS = OF_ONE_WORKLOAD | OF_MANY_WORKLOADS | OF_MEASUREMENTS | OF_REQUESTS
 

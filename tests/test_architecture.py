@@ -10,7 +10,7 @@ import pytest
 import jaxalloc
 
 PACKAGE = Path(jaxalloc.__file__).parent
-CORE = {"jax", "numpy", "optax", "chex", "jaxtyping"}
+CORE = {"jax", "numpy", "jaxtyping"}
 # Each room and the rooms it may use; "" is the map, `jaxalloc/__init__.py`.
 ROOMS = {
     "numerics": set(),

@@ -118,7 +118,11 @@ ROWS = {
 FILES = [
     ("a.csv", b"", ": column task is missing: name what is meant, of []"),
     ("a.csv", b"task,tokens,correct\na,1,1\n", ": column seconds is missing: name what is meant"),
-    ("a.csv", b"task,tokens,tokens,correct,seconds\na,1,2,1,1\n", ": 2 columns are called tokens"),
+    (
+        "a.csv",
+        b"task,tokens,tokens,correct,seconds\na,1,2,1,1\n",
+        ": two columns are called tokens",
+    ),
     ("a.csv", b"\xff", " is not csv: 'utf-8' codec can't decode byte 0xff"),
     (
         "a.csv",

@@ -21,7 +21,7 @@ _KNOWN_TOKENS = {"AIME24": 4072.46, "AIME25": 4702, "GPQA-D": 704, "GSM8K": 2245
 _WITHIN = 0.6  # of a token: the references are rounded
 _KNOWN_FINISH = [5, 4, 3]  # A_min on the first instance worked by hand (prompt 1, cache 8)
 _LIBRARIES = (
-    *("jax", "jaxlib", "numpy", "optax", "chex", "jaxtyping"),
+    *("jax", "jaxlib", "numpy", "jaxtyping"),
     *("typer", "rich", "pydantic", "pyarrow", "matplotlib", "pandas", "xarray", "scipy"),
 )
 

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxalloc.messages import within
 from jaxalloc.sweep.axes import Array, Axis, Columns, Quantity, check_whole, digest, read_axis
+from jaxalloc.tables import read_columns
 
 # More than this is a slip of the keyboard: a day's work at 10,000 configurations a second.
 MAX_CONFIGURATIONS = 10**9
@@ -187,33 +189,6 @@ def _check(design: Design) -> None:
 
 
 def read_table(path: Path) -> Columns:
-    """The columns of a CSV or Parquet file, by name.
-
-    Raises:
-      ValueError: the file cannot be read, or is empty; names it and the fix.
-    """
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
-    name = f"table = {str(path)!r}"
-    readers = {".csv": csv.read_csv, ".parquet": parquet.read_table}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"{name} must end in .csv or .parquet: convert it")
-    try:
-        table = readers[path.suffix.lower()](path)
-    except FileNotFoundError:
-        raise ValueError(f"{name} does not exist: give the path of a file") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{name} cannot be read ({reason}): correct it") from None
-    if not table.num_rows or not table.num_columns:
-        raise ValueError(f"{name} has no rows: give at least one configuration")
-    columns: Columns = {}
-    for label, column in zip(table.column_names, table.columns, strict=True):
-        if label in columns:
-            raise ValueError(f"{name} has several columns {label}: keep one")
-        if column.null_count:
-            raise ValueError(f"{name}: column {label} has empty cells: fill them")
-        values = column.to_numpy()
-        columns[label] = values.astype(str) if values.dtype == object else values
-    return columns
+    """The columns of a file, by name; ValueError names what is wrong with it and the fix."""
+    with within("table"):
+        return {name: column.plain() for name, column in read_columns(path)[0].items()}

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxalloc.scheduling.instance import validate
 from jaxalloc.scheduling.integers import as_int32
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
@@ -89,7 +88,7 @@ class Schedules:
             values = design.rows(row, row + 1)
             try:
                 one = self._instance({name: column[0].item() for name, column in values.items()})
-                validate(one.requests, one.capacity, one.policy, batch_time=one.batch_time)
+                one.requests.check(one.capacity, one.policy, batch_time=one.batch_time)
             except ValueError as error:
                 first = first or error
             else:

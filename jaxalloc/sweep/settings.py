@@ -21,7 +21,6 @@ from jaxalloc.traces.intervals import calibration
 from jaxalloc.traces.readers import read_trace
 from jaxalloc.traces.trace import Trace
 from jaxalloc.traces.words import (
-    POLICIES,
     TooLong,
     draw,
     is_file,
@@ -50,8 +49,8 @@ class Setting(NamedTuple):
 
 
 def _check_policy(words: str) -> None:
-    if words not in POLICIES:
-        raise ValueError(f"policy = {words} is unknown: choose from {', '.join(POLICIES)}")
+    if words not in policies.by_name:
+        raise ValueError(f"policy = {words} is unknown: choose from {', '.join(policies.by_name)}")
 
 
 def _check_source(words: str) -> None:
@@ -213,8 +212,11 @@ def make_instance(settings: Mapping[str, Any]) -> Instance:
 
 @functools.lru_cache(maxsize=64)
 def _policy(name: str, aging: int, alpha: float, beta: float) -> Policy:
-    own = {"alpha": {"alpha": alpha}, "alpha_beta": {"alpha": alpha, "beta": beta}}
-    policy: Policy = getattr(policies, POLICIES[name])(aging=aging, **own.get(name, {}))
+    own: dict[str, dict[str, Any]] = {
+        "alpha": {"alpha": alpha},
+        "alpha_beta": {"alpha": alpha, "beta": beta},
+    }
+    policy: Policy = policies.by_name[name](aging=aging, **own.get(name, {}))
     return policy
 
 

@@ -27,25 +27,15 @@ from jaxalloc.traces.trace import MOST_TOKENS, Trace
 
 _LEAST_RATE = 1e-12  # a round, or a second
 _LATEST = 2.0**62
-POLICIES = {
-    "a_min": "AMin",
-    "a_max": "AMax",
-    "h_sf": "HindsightShortestFirst",
-    "mc_sf": "MCSF",
-    "mc_benchmark": "MCBenchmark",
-    "vllm": "VLLMFirstCome",
-    "alpha": "AlphaProtection",
-    "alpha_beta": "AlphaBetaClearing",
-}
 
 
 def read_policies(words: str, aging: int) -> dict[str, Policy]:
     """`a_min,h_sf` as policies by name."""
     names = [name.strip() for name in words.split(",") if name.strip()]
     for name in names or [words]:
-        if name not in POLICIES:
-            raise ValueError(f"policies = {name} is unknown: {choices(POLICIES)}")
-    return {name: getattr(policies, POLICIES[name])(aging=aging) for name in names}
+        if name not in policies.by_name:
+            raise ValueError(f"policies = {name} is unknown: {choices(policies.by_name)}")
+    return {name: policies.by_name[name](aging=aging) for name in names}
 
 
 def read_batch_time(words: str | None) -> BatchTime | None:

@@ -16,6 +16,7 @@ def no_cache(monkeypatch, tmp_path):
     """No cache of the machine's own; the user's folder is a new one."""
     before = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.delenv("JAXALLOC_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     yield tmp_path / "home" / "jaxalloc"
     jax.config.update("jax_compilation_cache_dir", before)

@@ -66,7 +66,7 @@ def test_pictures_show_names_as_they_stand(command, figures, tmp_path, line, wan
     [
         ("solve qwen3-8b --arrival-rate 90", 1),
         ("solve qwen3-8b --max-tokens 0 --base-time 0", 0),
-        ("frontier qwen3-8b --arrival-rate 90", 1),
+        ("frontier qwen3-8b --weights 1:100:9 --arrival-rate 90", 1),
         ("sensitivity qwen3-8b --arrival-rate 90", 1),
         ("sensitivity qwen3-8b --gain 0", 0),
     ],
@@ -84,8 +84,8 @@ def test_every_format_is_written_whole(command, tmp_path, suffix):
 
 
 def test_no_legend_covers_the_data(command, figures):
-    line = "frontier qwen3-8b --system-time 2 --mean-tokens 1000 --accuracy 0.4 --plot a.png"
-    assert command(line).code == 0
+    line = "frontier qwen3-8b --weights 1:100:9 --system-time 2 --mean-tokens 1000"
+    assert command(f"{line} --accuracy 0.4 --plot a.png").code == 0
     figures[0].draw_without_rendering()
     legends = [axes.get_legend() for axes in figures[0].axes]
     for axes, legend in zip(figures[0].axes, legends, strict=True):

@@ -8,7 +8,8 @@ import pytest
 
 from jaxalloc import sweep
 
-FAST = "geometric:mean=20 --capacity 400 --requests 40 --policies a_min,a_max,h_sf"
+# One shape for all: three replications of 40 requests.
+FAST = "geometric:mean=20 --capacity 400 --requests 40 --replications 3 --policies a_min,a_max,h_sf"
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def schedule(command):
 
 
 def test_json_and_table_tell_the_same(schedule):
-    code, out, _ = schedule(f"{FAST} --replications 3 --seed 4 --json")
+    code, out, _ = schedule(f"{FAST} --seed 4 --json")
     assert code == 0
     document = json.loads(out)
     assert (document["replications"], document["requests"], document["seed"]) == (3, 40, 4)
@@ -31,7 +32,7 @@ def test_json_and_table_tell_the_same(schedule):
         assert row["statuses"] == {"FINISHED": 3}
         assert row["mean_latency"] == pytest.approx(row["total_latency"] / 40)
         assert row["peak_occupancy"] <= 400
-    code, table, _ = schedule(f"{FAST} --replications 3 --seed 4")
+    code, table, _ = schedule(f"{FAST} --seed 4")
     assert code == 0
     lines = {line.split()[0]: line for line in table.splitlines() if line.strip()}
     for name, row in rows.items():
@@ -73,9 +74,9 @@ def test_a_picture_names_all_that_it_draws(tmp_path, schedule):
 def test_the_replications_are_those_of_a_sweep(source, axis, tmp_path, monkeypatch, schedule):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    rows = [f"{i},{rng.integers(1, 50)},{rng.integers(1, 60)}" for i in range(90)]
+    rows = [f"{i},{rng.integers(1, 50)},{rng.integers(1, 60)}" for i in range(150)]
     (tmp_path / "t.csv").write_text("arrival,prompt,output\n" + "\n".join(rows) + "\n")
-    given = {"intervals": "noise:0.7", "arrivals": "poisson:0.1", "requests": 25, "capacity": 400}
+    given = {"intervals": "noise:0.7", "arrivals": "poisson:0.1", "requests": 40, "capacity": 400}
     flags = " ".join(f"--{name} {value}" for name, value in given.items())
     line = f"{source} {flags} --policies alpha_beta --replications 3 --seed 4 --json"
     document = json.loads(schedule(line).out)

@@ -70,8 +70,8 @@ def test_all_that_makes_an_answer_makes_the_digest():
         ("design = 'lhs'", "design = 'lhs' is unknown: give one of grid"),
         ("design = 'sobol'\naxes = {gain = '0:0.1'}", "points = None: design = 'sobol' needs how"),
         ("design = 'sobol'\npoints = 9", "axes: design = 'sobol' needs at least one"),
-        ("table = 'no.csv'", "no.csv' does not exist: give the path"),
-        ("table = 'plan.toml'", "must end in .csv or .parquet: convert it"),
+        ("table = 'no.csv'", "no.csv does not exist: give the path"),
+        ("table = 'plan.toml'", "must end in .csv, .jsonl, .json, .parquet: convert it"),
         ("axes = 3", "axes = 3 is not what is wanted there: give a table"),
         ("axes = {decay = 1}\nsolver = 'x'", "solver = 'x' is unknown: give one of newton"),
         ("fields = {gain = 'x'}\naxes = {}", "fields: gain = 'x' is not an axis: give a number"),
@@ -171,10 +171,10 @@ def test_axes_that_do_not_suit_each_other_are_named(axes, named):
 def test_tables_with_mistakes_are_named(tmp_path):
     refused("columns of one length", "qwen3-8b", table={"decay": [1.0, 2.0], "gain": [0.1]})
     for text, named in (
-        ("decay,gain\n1,\n", "column gain has empty cells: fill them"),
+        ("decay,gain\n1,\n", "row 1 (line 2), column gain: an empty cell is no value: fill it"),
         ("decay\n-1\n", "must be greater than 0"),
-        ("decay,decay\n1,2\n", "t.csv' has several columns decay: keep one"),
-        ("decay\n", "t.csv' has no rows"),
+        ("decay,decay\n1,2\n", "t.csv: two columns are called decay: rename one"),
+        ("decay\n", "t.csv is empty (0 rows)"),
     ):
         (tmp_path / "t.csv").write_text(text)
         refused(named, "qwen3-8b", table=tmp_path / "t.csv")

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, strategies as st
 from scipy import stats
 
-from jaxalloc.scheduling.instance import validate
 from jaxalloc.scheduling.policies import AMax
 from jaxalloc.traces.generators import Law, generate
 from jaxalloc.traces.intervals import bins, calibration, noisy, one_interval, relative
@@ -128,4 +127,4 @@ def test_a_trace_becomes_requests():
     assert (part.arrival[0], part.num_requests) == (0, 5)
     assert part.output.tolist() == trace.output[30:35].tolist()
     made = bins(trace.output, 5)
-    validate(to_requests(trace, lower=made.lower, upper=made.upper), 60, AMax())
+    to_requests(trace, lower=made.lower, upper=made.upper).check(60, AMax())

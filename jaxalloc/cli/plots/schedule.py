@@ -8,21 +8,13 @@ import numpy as np
 from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
 from jaxalloc.cli.plots.style import canvas, look
+from jaxalloc.scheduling import policies
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMES = {
-    "a_min": "A_min",
-    "a_max": "A_max",
-    "h_sf": "H-SF (hindsight)",
-    "mc_sf": "MC-SF",
-    "mc_benchmark": "MC-Benchmark",
-    "vllm": "vLLM, first come",
-    "alpha": "α-protection",
-    "alpha_beta": "α-protection, β-clearing",
-}
+NAMES = {name: policy.label for name, policy in policies.by_name.items()}
 _POINTS = 60
 
 
