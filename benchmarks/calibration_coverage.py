@@ -62,8 +62,8 @@ def expected_error(truth: np.ndarray, trials: np.ndarray) -> np.ndarray:
 
 def counts(table: np.ndarray, questions: np.ndarray) -> tuple[Any, Any]:
     """The same data as levels, and as rows by question."""
+    from jaxalloc.calibration.evidence import Rows
     from jaxalloc.calibration.likelihood import Counts
-    from jaxalloc.calibration.verdict import Rows
 
     number, size, width = table.shape
     asked = np.arange(size) < questions[:, None]

@@ -42,15 +42,17 @@ def log(columns: dict) -> Any:
 def once(file: Any, workload: Any, truth: Any, seed: int) -> dict:
     """One log: what was reported and what is true."""
     import jaxalloc
-    from jaxalloc.cli.fit_workload import build, decision
-    from jaxalloc.measurements.fits import fit_runs
+    from jaxalloc.calibration.decision import solve_uncertain
+    from jaxalloc.cli.fit_answer import describe_decision
+    from jaxalloc.workloads.uncertainty import to_covariances
 
-    fits = fit_runs(table(synthetic.runs(file, 2 * seed + 1)))
+    runs = table(synthetic.runs(file, 2 * seed + 1))
     arrivals = log(synthetic.arrivals(file, 2 * seed + 2, 2000))
-    settings = {"arrival_rate": None, "accuracy_weight": 30.0, "min_tokens": 0.0}
-    settings["max_tokens"] = 16384.0
-    fitted, _ = build([f for f in fits if f.usable], arrivals, {}, settings, "x", "x")
-    said = decision(fitted, seed)
+    fits = jaxalloc.fit_runs(runs, arrivals, min_tokens=0.0, max_tokens=16384.0, partial=True)
+    fitted = fits.file
+    known = to_covariances(fitted)
+    decision = solve_uncertain(jax.random.key(seed), fitted.workload, known, 4000)
+    said = describe_decision(fits, decision)
     if fitted.names != file.names:
         return {"left out": sorted(set(file.names) - set(fitted.names))}
     tokens = np.array([task["tokens"]["value"] for task in said["tasks"]])
@@ -65,7 +67,7 @@ def once(file: Any, workload: Any, truth: Any, seed: int) -> dict:
         "mean": said["regret"]["mean"],
         "high": said["regret"]["high"],
         "inside": {name: bool(value) for name, value in inside.items()},
-        "statuses": [fit.complaints for fit in fits],
+        "statuses": [task.complaints for task in fits.tasks],
     }
 
 
