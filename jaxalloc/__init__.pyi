@@ -80,7 +80,8 @@ from jaxalloc.calibration.service import (
     service_intervals as service_intervals,
 )
 from jaxalloc.calibration.status import FitStatus as FitStatus
-from jaxalloc.measurements.runs import read_runs as read_runs
+from jaxalloc.measurements.runs import read_arrivals as read_arrivals, read_runs as read_runs
+from jaxalloc.measurements.workload import RunsFit as RunsFit, fit_runs as fit_runs
 from jaxalloc.scheduling import policies as policies
 from jaxalloc.scheduling.batch_time import BatchTime as BatchTime
 from jaxalloc.scheduling.bounds import latency_bound as latency_bound

@@ -23,7 +23,7 @@ ROOMS = {
     "scheduling": {"numerics", "backend"},
     "calibration": {"numerics", "backend", "allocation"},
     "workloads": {"files", "messages", "allocation", "calibration"},
-    "measurements": {"tables", "times", "calibration"},
+    "measurements": {"tables", "times", "calibration", "workloads"},
     "traces": {"messages", "tables", "times", "scheduling"},
     "sweep": {
         "backend",

@@ -78,7 +78,7 @@ def command(function: Callable[..., Answer]) -> Callable[..., None]:
     of_workload = own[0].name == "given"
     head = [_parameter("workload", WorkloadName)] if of_workload else []
     tail = [_parameter("plot", PicturePath, None), _parameter("as_json", AsJson, False)]
-    fields = _field_flags(_number) if of_workload else []
+    fields = _field_flags(field_number) if of_workload else []
 
     def run(plot: Path | None, as_json: bool, **values: Any) -> None:
         read = None
@@ -109,7 +109,7 @@ def _read(name: str, numbers: Mapping[str, float | None]) -> tuple[str, Workload
     return name, override(load(name), given, f"{name} with {', '.join(map(flag, given))}")
 
 
-def _number(field: str) -> Callable[[str], float]:
+def field_number(field: str) -> Callable[[str], float]:
     """A parser of the numbers that a field of a workload may be."""
 
     def parse(text: str) -> float:

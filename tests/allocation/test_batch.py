@@ -81,13 +81,12 @@ def test_a_batch_is_its_lanes_side_by_side(dtype):
     workloads = as_workload(fields, dtype)
     alone = stack([solve(lane(workloads, index)) for index in range(24)])
     np.testing.assert_array_equal(alone.status, expected[:24])
-    folded = jax.tree.map(lambda leaf: leaf.reshape(2, 100, *leaf.shape[1:]), workloads)
-    nested = jax.jit(jax.vmap(solve_batch))(folded)
-    answers = [
-        solve_batch(workloads),
-        jax.vmap(solve)(workloads),
-        jax.tree.map(lambda leaf: leaf.reshape(LANES, *leaf.shape[2:]), nested),
-    ]
+    answers = [solve_batch(workloads)]
+    if dtype == np.float64:
+        folded = jax.tree.map(lambda leaf: leaf.reshape(2, 100, *leaf.shape[1:]), workloads)
+        nested = jax.jit(jax.vmap(solve_batch))(folded)
+        nested = jax.tree.map(lambda leaf: leaf.reshape(LANES, *leaf.shape[2:]), nested)
+        answers += [jax.vmap(solve)(workloads), nested]
     for together in answers:
         np.testing.assert_array_equal(together.status, expected)
         together = lane(together, slice(0, 24))
