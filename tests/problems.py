@@ -51,7 +51,7 @@ def random_workloads(seed: int, n: int, num_types: int = 6) -> Fields:
     """Servers as they are met in practice, of any load.
 
     At the optimum the utilization runs from below 0.001 to above 0.95 and about half of the
-    coordinates sit at a bound (`test_problems.py` checks it).
+    coordinates sit at a bound (`test_optimum.py` checks it).
     """
     rng = np.random.default_rng([seed, n, num_types])
     shape = (n, num_types)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxalloc.scheduling.integers import as_int32
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
@@ -133,7 +134,7 @@ class Schedules:
             leaves = np.zeros((len(lanes), self.num_requests), dtype)
             for leaf, one in zip(leaves, lanes, strict=True):
                 values = getattr(one.requests, name)
-                leaf[: len(values)] = values
+                leaf[: len(values)] = as_int32(name, values) if dtype is np.int32 else values
             return leaves
 
         whole = ("prompt", "output", "lower", "upper", "predicted")

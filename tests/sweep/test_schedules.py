@@ -87,6 +87,13 @@ def test_impossible_and_random_configurations_have_their_rows(tmp_path):
     assert table.total_evictions[5] == table.total_evictions[7] == int(alone.total_evictions)
 
 
+def test_arrivals_beyond_the_last_round_are_invalid_and_do_not_wrap_around(tmp_path):
+    axes = {"policy": ["a_min", "h_sf"], "arrival_rate": [1e-11, 0.1], "seed": [0, 5]}
+    fields = {"requests": 12, "prompt": "8", "capacity": 300}
+    table = run(tmp_path / "out", sweep.plan(schedule=LAW, axes=axes, fields=fields)).to_pandas()
+    assert table.status.tolist() == (["INVALID"] * 2 + ["FINISHED"] * 2) * 2
+
+
 def test_a_trace_is_played_in_stretches_and_seconds(tmp_path):
     rng = np.random.default_rng(0)
     lines = [f"{i / 4},{rng.integers(3, 9)},{rng.integers(2, 30)}" for i in range(40)]

@@ -8,13 +8,12 @@ import numpy as np
 from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
 from jaxalloc.cli.plots.style import canvas, look
-from jaxalloc.scheduling import policies
+from jaxalloc.scheduling.policies import by_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMES = {name: policy.label for name, policy in policies.by_name.items()}
 _POINTS = 60
 
 
@@ -59,7 +58,7 @@ def schedule_figure(
 def _draw_curve(axes: Axes, curve: list[tuple[float, float]], k: int, name: str) -> None:
     width, latency = np.array(curve).T
     known = np.isfinite(latency)
-    label = NAMES[name] if known.any() else f"{NAMES[name]} (unfinished)"
+    label = by_name[name].label + " (unfinished)" * (not known.any())
     # An empty line that is not clipped would take room at the corner of the picture.
     style = look(k) | {"label": label, "ls": _dashes(k), "clip_on": not known.any()}
     axes.plot(width[known], latency[known], lw=1.4, ms=5, **style)

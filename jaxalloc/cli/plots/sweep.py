@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxalloc.cli.plots.schedule import NAMES
 from jaxalloc.cli.plots.style import NO_ANSWER, canvas, look, title_of, wrapped
+from jaxalloc.scheduling.policies import by_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +116,7 @@ def policies_figure(
         for axes, (at, lines) in zip(grid.flat, curves.items(), strict=True):
             for k, (policy, (mean, error)) in enumerate(lines.items()):
                 known = np.isfinite(mean)
-                name = NAMES.get(policy, policy) + " (unfinished)" * (not known.any())
+                name = by_name[policy].label + " (unfinished)" * (not known.any())
                 bars = error[known] if np.any(error[known] > 0) else None
                 style: Any = look(k) | {"lw": 1.4, "ms": 5, "capsize": 2, "label": name}
                 axes.errorbar(across[known], mean[known], bars, **style)
