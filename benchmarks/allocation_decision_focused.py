@@ -8,15 +8,12 @@ solver. Both are judged by their regret on servers not seen in training: the obj
 knowing the curves, in seconds.
 
     python benchmarks/allocation_decision_focused.py [--quick]
+
+`--quick`: one seed, few steps.
 """
 
-from __future__ import annotations
-
-import argparse
 import dataclasses
 import functools
-import time
-from typing import Any
 
 import common
 import jax
@@ -32,7 +29,7 @@ LEARNING_RATE = 1e-2
 CENTRE, SCALE = np.array([-0.5, np.log(1e-3)]), np.array([2.0, 1.0])  # logit gain, log decay
 
 
-def draw_servers(seed: int, count: int) -> tuple[Any, Any]:
+def draw_servers(seed, count):
     """Features [N, K, F], and workloads whose curves depend on them, not linearly, with noise.
 
     The network is too small to learn all of it: what it learns is a matter of what it is asked for.
@@ -63,7 +60,7 @@ def draw_servers(seed: int, count: int) -> tuple[Any, Any]:
     return jnp.asarray(features), workloads
 
 
-def start_network(seed: int) -> dict[str, Any]:
+def start_network(seed):
     keys = jax.random.split(jax.random.key(seed), 2)
     return {
         "in": jax.random.normal(keys[0], (NUM_FEATURES, HIDDEN)) / np.sqrt(NUM_FEATURES),
@@ -73,7 +70,7 @@ def start_network(seed: int) -> dict[str, Any]:
     }
 
 
-def predict(network: dict[str, Any], features: Any, workloads: Any) -> Any:
+def predict(network, features, workloads):
     """The workloads with predicted curves in the place of their own."""
     hidden = jnp.tanh(features @ network["in"] + network["bias"][None, None])
     curves = hidden @ network["out"] + network["shift"][None, None]
@@ -83,18 +80,18 @@ def predict(network: dict[str, Any], features: Any, workloads: Any) -> Any:
     )
 
 
-def parameter_error(network: dict[str, Any], features: Any, workloads: Any) -> Any:
+def parameter_error(network, features, workloads):
     """Mean squared error of logit gain and log decay, in units of their spread."""
     guess = predict(network, features, workloads)
 
-    def curves(w: Any) -> Any:
+    def curves(w):
         share = jnp.clip(w.gain / 0.7, 1e-6, 1 - 1e-6)
         return jnp.stack([jax.scipy.special.logit(share), jnp.log(w.decay)], -1) / SCALE
 
     return jnp.mean(jnp.square(curves(guess) - curves(workloads)))
 
 
-def regret(network: dict[str, Any], features: Any, workloads: Any, best: Any) -> Any:
+def regret(network, features, workloads, best):
     """Mean objective lost, s, by allotting tokens on predicted curves; lanes that fail count 0."""
     guess = predict(network, features, workloads)
     first = jaxalloc.solve_batch(jax.lax.stop_gradient(guess))
@@ -105,30 +102,27 @@ def regret(network: dict[str, Any], features: Any, workloads: Any, best: Any) ->
     return jnp.mean(jnp.where(solved, best - realized, 0))
 
 
-def train(loss: Any, network: Any, steps: int, judge: Any) -> tuple[list[float], float]:
-    """The judge's verdict along the way, and seconds per step."""
+def train(loss, network, steps, judge):
+    """The judge's verdict along the way."""
     schedule = optax.cosine_decay_schedule(LEARNING_RATE, steps)
     optimizer = optax.adam(schedule)
 
     @jax.jit
-    def update(network: Any, state: Any) -> tuple[Any, Any]:
+    def update(network, state):
         slope = jax.grad(loss)(network)
         changes, state = optimizer.update(slope, state)
         return optax.apply_updates(network, changes), state
 
     state = optimizer.init(network)
-    jax.block_until_ready(update(network, state))
-    verdicts, seconds = [float(judge(network))], []
+    verdicts = [float(judge(network))]
     for step in range(1, steps + 1):
-        start = time.perf_counter()
-        network, state = jax.block_until_ready(update(network, state))
-        seconds.append(time.perf_counter() - start)
+        network, state = update(network, state)
         if step % max(1, steps // 20) == 0:
             verdicts.append(float(judge(network)))
-    return verdicts, float(np.median(seconds))
+    return verdicts
 
 
-def run_seed(seed: int, steps: int) -> dict[str, Any]:
+def run_seed(seed, steps):
     """Both ways of training from the same start."""
     features, workloads = draw_servers(seed, TRAIN)
     unseen, held_out = draw_servers(seed, TEST)
@@ -142,81 +136,27 @@ def run_seed(seed: int, steps: int) -> dict[str, Any]:
         "parameter error": lambda n: parameter_error(n, features, workloads),
         "regret": lambda n: regret(n, features, workloads, best.objective),
     }
-    rows: dict[str, Any] = {}
+    rows = {}
     for name, loss in losses.items():
-        verdicts, seconds = train(loss, start_network(seed), steps, judge)
-        rows[name] = {"held_out_regret": verdicts, "seconds_per_step": seconds}
+        rows[name] = {"held_out_regret": train(loss, start_network(seed), steps, judge)}
     return rows
 
 
-def draw(rows: list[dict[str, Any]], steps: int) -> None:
-    """Regret along the training, and its end for every seed."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    from jaxalloc.cli.plots.style import STYLE, look, save
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.5, 4), layout="constrained")
-        curves, ends = figure.subplots(1, 2, width_ratios=(1.6, 1))
-        labels = {"parameter error": "trained on parameter error", "regret": "through the solver"}
-        finals = []
-        for k, (name, label) in enumerate(labels.items()):
-            verdicts = np.array([row[name]["held_out_regret"] for row in rows])
-            finals.append(verdicts[:, -1])
-            at = np.linspace(0, steps, verdicts.shape[1])
-            color = look(k)["color"]
-            curves.plot(at, np.median(verdicts, axis=0), label=label, lw=2, ms=5, **look(k))
-            curves.fill_between(
-                at, verdicts.min(axis=0), verdicts.max(axis=0), color=color, alpha=0.15
-            )
-        curves.set_xlabel("training steps")
-        curves.set_ylabel("held-out regret, s")
-        curves.set_ylim(bottom=0, top=1.6 * max(map(np.max, finals)))
-        curves.legend(frameon=False)
-        curves.set_title(f"median and range over {len(rows)} seeds")
-        for one, two in zip(*finals, strict=True):
-            ends.plot([0, 1], [one, two], color="#888888", lw=1, zorder=1)
-        for k, values in enumerate(finals):
-            ends.plot(np.full(len(values), k), values, ls="none", ms=7, mec="white", **look(k))
-        ends.set_xticks([0, 1], ["parameter\nerror", "through\nthe solver"])
-        ends.set_xlim(-0.4, 1.4)
-        ends.set_ylim(bottom=0)
-        ends.set_title("at the end, seed by seed")
-        common.FIGURES.mkdir(parents=True, exist_ok=True)
-        save(figure, common.FIGURES / "decision_focused.png")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one seed, few steps, no files")
-    quick = parser.parse_args().quick
-    jax.config.update("jax_enable_x64", True)
+def measure(quick):
     seeds, steps = (1, 20) if quick else (8, 1000)
     rows = [run_seed(seed, steps) for seed in range(seeds)]
-    ends = {name: np.array([row[name]["held_out_regret"][-1] for row in rows]) for name in rows[0]}
-    cost = {
-        name: float(np.median([row[name]["seconds_per_step"] for row in rows])) for name in rows[0]
+    ends = {name: [row[name]["held_out_regret"][-1] for row in rows] for name in rows[0]}
+    ratio = np.divide(ends["regret"], ends["parameter error"])
+    return {
+        "steps": steps,
+        "train": TRAIN,
+        "test": TEST,
+        "num_types": NUM_TYPES,
+        "regret": {name: np.mean(values) for name, values in ends.items()},
+        "ratio": {"least": ratio.min(), "most": ratio.max(), "better in": np.sum(ratio < 1)},
+        "seeds": rows,
     }
-    ratio = ends["regret"] / ends["parameter error"]
-    print(
-        f"held-out regret over {seeds} seeds: {np.mean(ends['parameter error']):.4f} s trained on "
-        f"parameter error, {np.mean(ends['regret']):.4f} s through the solver; ratio "
-        f"{ratio.min():.3f} to {ratio.max():.3f}, better in {np.sum(ratio < 1)} of {seeds}"
-    )
-    print(
-        f"a training step of {TRAIN} servers: {cost['parameter error'] * 1e3:.2f} ms without the "
-        f"layer, {cost['regret'] * 1e3:.2f} ms with it"
-    )
-    content = {"steps": steps, "train": TRAIN, "test": TEST, "num_types": NUM_TYPES}
-    common.save(
-        "allocation_decision_focused",
-        quick=quick,
-        document={**content, "seconds_per_step": cost, "seeds": rows},
-    )
-    if not quick:
-        draw(rows, steps)
 
 
 if __name__ == "__main__":
-    main()
+    common.main(__file__, measure)

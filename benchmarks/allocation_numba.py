@@ -4,40 +4,21 @@ The primal method: Newton on J over the box with the diagonal + rank-two Hessian
 free types, O(K) a step, backtracking on J. A lane branches for real, lives in a few cache lines and
 takes one exponential per type and step: α A e^{-bl} = up / b, so J costs nothing beyond the terms
 of its gradient. One liberty beyond the textbook, since it is to be at its best: the accuracy's
-curvature b·up is replaced by the chord's, b (up - down) / ln(up / down), on the first steps
-(`CHORD_STEPS`), which saves half of them.
+curvature b·up is replaced by the chord's, b (up - down) / ln(up / down), which saves half of the
+first steps.
 
 Stopping: the largest violated |up - down| / (up + down) is at most `tolerance`; with `polish`, as
 in jaxalloc, steps go on while the residual still halves.
-
-As a script it times itself: `python benchmarks/allocation_numba_newton.py [--quick]`.
 """
 
-from __future__ import annotations
-
-import argparse
 import functools
 import math
-import statistics
-import time
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numba
 import numpy as np
 
-ORDER = (
-    "arrival_rate",
-    "mix",
-    "gain",
-    "decay",
-    "base_time",
-    "time_per_token",
-    "min_tokens",
-    "max_tokens",
-    "accuracy_weight",
-    "service_cv",
-)
+FIELDS = ("arrival_rate", "accuracy_weight", "mix", "gain", "decay", "base_time")
+FIELDS += ("time_per_token", "min_tokens", "max_tokens", "service_cv")
 BLOCK = 64  # lanes that a thread takes at a time
 MAX_STEPS = 100
 KEPT_IDLE = 0.2  # of the idle fraction, in one step
@@ -48,130 +29,105 @@ FLOOR = 4 * np.finfo(np.float64).eps
 MAX_SETS = 8
 
 
-class Answer(NamedTuple):
-    tokens: np.ndarray  # [N, K]
-    residual: np.ndarray  # [N]
-    steps: np.ndarray  # [N]
-
-
-def solve_batch(
-    fields: dict[str, np.ndarray], tolerance: float = 1e-8, polish: bool = True
-) -> Answer:
-    """Solve every lane of a batch; feasible lanes only."""
+def prepare(fields, tolerance=1e-8, polish=True):
+    """A function of nothing that solves every lane of a batch of feasible ones, [N, K] tokens."""
     n, num_types = fields["mix"].shape
-    answer = Answer(np.empty((n, num_types)), np.empty(n), np.empty(n, dtype=np.int32))
-    arrays = [np.ascontiguousarray(fields[name]) for name in ORDER]
-    compiled(num_types)(*arrays, tolerance, polish, *answer)
-    return answer
+    arrays = [np.ascontiguousarray(fields[name]) for name in FIELDS]
+    answer = np.empty((n, num_types)), np.empty(n), np.empty(n, dtype=np.int32)
+    solve = _batch(num_types)
+
+    def run():
+        solve(*arrays, tolerance, polish, *answer)
+        return answer[0]
+
+    return run
+
+
+_options = {"fastmath": True, "error_model": "numpy"}
+_inline = numba.njit(**_options, inline="always")
 
 
 @functools.cache
-def compiled(num_types: int, fastmath: bool = True) -> Callable[..., None]:
+def _batch(types):
     """The solver for one K, a constant to the compiler."""
-    types = num_types
-    evaluate, start, newton_step = _pieces(num_types, fastmath)
+    solve_lane = _lane(types, _evaluate(types), _start(types), _newton_step(types))
 
-    @numba.njit(parallel=True, fastmath=fastmath, error_model="numpy")
+    @numba.njit(parallel=True, **_options)
     def solve(
-        rates, mix, gain, decay, base, cost, low, high, weights, cv, tol, polish, out, res, count
+        rate, weight, mix, gain, decay, base, cost, low, high, cv, tol, polish, out, res, count
     ):
-        n = rates.shape[0]
+        n = rate.shape[0]
         for block in numba.prange((n + BLOCK - 1) // BLOCK):
-            work = np.empty((15, types))
-            b, c, t0, lo, hi, w, kap, scale = (
-                work[0],
-                work[1],
-                work[2],
-                work[3],
-                work[4],
-                work[5],
-                work[6],
-                work[7],
-            )
-            x, up, t, step = work[8], work[9], work[10], work[11]
-            new, inv, side = work[12], work[13], work[14]
+            own = np.empty((15, types))
+            w, b, c, t0 = own[0], own[1], own[2], own[3]
+            lo, hi, kap, scale = own[4], own[5], own[6], own[7]
+            lane = (w, b, c, t0, lo, hi, kap, scale)
+            work = (own[8], own[9], own[10], own[11], own[12], own[13], own[14])
             for i in range(block * BLOCK, min(n, (block + 1) * BLOCK)):
-                rate = rates[i]
                 for k in range(types):
-                    b[k] = decay[i, k]
-                    c[k] = cost[i, k]
-                    t0[k] = base[i, k]
-                    lo[k] = low[i, k]
-                    hi[k] = high[i, k]
-                    w[k] = mix[i, k]
+                    w[k], b[k], c[k], t0[k] = mix[i, k], decay[i, k], cost[i, k], base[i, k]
+                    lo[k], hi[k] = low[i, k], high[i, k]
                     kap[k] = 1.0 + cv[i, k] * cv[i, k]
-                    scale[k] = weights[i] * gain[i, k] * b[k]
-                start(rate, b, c, t0, lo, hi, w, kap, scale, x)
-                value, idle, second = evaluate(rate, b, c, t0, w, kap, scale, x, up, t)
-                best = 2.0
-                steps = 0
-                damping = 1.0
-                while True:
-                    residual, slope, used = newton_step(
-                        rate,
-                        idle,
-                        second,
-                        b,
-                        c,
-                        lo,
-                        hi,
-                        w,
-                        kap,
-                        x,
-                        up,
-                        t,
-                        step,
-                        inv,
-                        side,
-                        damping,
-                    )
-                    halved = residual <= 0.5 * best
-                    best = min(best, residual)
-                    wanting = residual > tol or (polish and halved)
-                    if not (wanting and residual > FLOOR and steps < MAX_STEPS):
-                        break
-                    length = 1.0
-                    if used > (1.0 - KEPT_IDLE) * idle:
-                        length = (1.0 - KEPT_IDLE) * idle / used
-                    steps += 1
-                    moved = False
-                    while slope > 0.0 and length > SHORTEST:
-                        for k in range(types):
-                            new[k] = min(max(x[k] + length * step[k], lo[k]), hi[k])
-                        value_new, idle_new, second_new = evaluate(
-                            rate, b, c, t0, w, kap, scale, new, up, t
-                        )
-                        enough = value + ARMIJO * length * slope - 1e-13 * abs(value)
-                        if idle_new > 0.0 and value_new >= enough:
-                            moved = True
-                            break
-                        length *= 0.5
-                    if not moved:  # the set of bound types cycled, or rounding stops the search
-                        if damping > MOST_DAMPING:
-                            break
-                        value, idle, second = evaluate(rate, b, c, t0, w, kap, scale, x, up, t)
-                        best = 2.0
-                        damping = 4.0 * damping
-                        continue
-                    damping = max(1.0, 0.25 * damping)
-                    value, idle, second = value_new, idle_new, second_new
-                    for k in range(types):
-                        x[k] = new[k]
+                    scale[k] = weight[i] * gain[i, k] * b[k]
+                res[i], count[i] = solve_lane(rate[i], lane, work, tol, polish)
                 for k in range(types):
-                    out[i, k] = x[k]
-                res[i] = residual
-                count[i] = steps
+                    out[i, k] = work[0][k]
 
     return solve
 
 
-def _pieces(types: int, fastmath: bool) -> tuple[Callable[..., object], ...]:
-    """The parts of a lane, inlined: J and its terms, the first point, the step."""
-    inline = functools.partial(numba.njit, fastmath=fastmath, error_model="numpy", inline="always")
+def _lane(types, evaluate, start, newton_step):
+    """One lane from its first step to its last."""
 
-    @inline
-    def evaluate(rate, b, c, t0, w, kap, scale, x, up, t):
-        """Fill up and t at x; return J (without its constant), d and V."""
+    @_inline
+    def solve(rate, lane, work, tol, polish):
+        x, up, t, step, new, _, _ = work
+        lo, hi = lane[4], lane[5]
+        start(rate, lane, x)
+        value, idle, second = evaluate(rate, lane, x, up, t)
+        best, steps, damping = 2.0, 0, 1.0
+        while True:
+            residual, slope, used = newton_step(rate, idle, second, lane, work, damping)
+            halved = residual <= 0.5 * best
+            best = min(best, residual)
+            wanting = residual > tol or (polish and halved)
+            if not (wanting and residual > FLOOR and steps < MAX_STEPS):
+                break
+            length = 1.0
+            if used > (1.0 - KEPT_IDLE) * idle:
+                length = (1.0 - KEPT_IDLE) * idle / used
+            steps += 1
+            moved = False
+            while slope > 0.0 and length > SHORTEST:
+                for k in range(types):
+                    new[k] = min(max(x[k] + length * step[k], lo[k]), hi[k])
+                value_new, idle_new, second_new = evaluate(rate, lane, new, up, t)
+                enough = value + ARMIJO * length * slope - 1e-13 * abs(value)
+                if idle_new > 0.0 and value_new >= enough:
+                    moved = True
+                    break
+                length *= 0.5
+            if not moved:  # the set of bound types cycled, or rounding stops the search
+                if damping > MOST_DAMPING:
+                    break
+                value, idle, second = evaluate(rate, lane, x, up, t)
+                best, damping = 2.0, 4.0 * damping
+                continue
+            damping = max(1.0, 0.25 * damping)
+            value, idle, second = value_new, idle_new, second_new
+            for k in range(types):
+                x[k] = new[k]
+        return residual, steps
+
+    return solve
+
+
+def _evaluate(types):
+    """Fill up and t at x; return J (without its constant), d and V."""
+
+    @_inline
+    def evaluate(rate, lane, x, up, t):
+        w, b, c, t0, _, _, kap, scale = lane
         for k in range(types):
             up[k] = scale[k] * math.exp(-b[k] * x[k])
         first, second, missed = 0.0, 0.0, 0.0
@@ -183,9 +139,15 @@ def _pieces(types: int, fastmath: bool) -> tuple[Callable[..., object], ...]:
         idle = 1.0 - rate * first
         return -missed - first - 0.5 * rate * second / idle, idle, second
 
-    @inline
-    def start(rate, b, c, t0, lo, hi, w, kap, scale, x):
-        """Each type's own optimum at the least prices, shortened to keep the queue stable."""
+    return evaluate
+
+
+def _start(types):
+    """Each type's own optimum at the least prices, shortened to keep the queue stable."""
+
+    @_inline
+    def start(rate, lane, x):
+        w, b, c, t0, lo, hi, kap, scale = lane
         first, second = 0.0, 0.0
         for k in range(types):
             t = t0[k] + c[k] * lo[k]
@@ -208,12 +170,19 @@ def _pieces(types: int, fastmath: bool) -> tuple[Callable[..., object], ...]:
             for k in range(types):
                 x[k] = lo[k] + part * (x[k] - lo[k])
 
-    @inline
-    def newton_step(rate, idle, second, b, c, lo, hi, w, kap, x, up, t, step, inv, side, damping):
-        """The residual at x, the step that maximizes the model, its slope in J and its load."""
+    return start
+
+
+def _newton_step(types):
+    """The residual at x, the step that maximizes the model, its slope in J and its load."""
+    free_step = _free_step(types)
+
+    @_inline
+    def newton_step(rate, idle, second, lane, work, damping):
+        w, b, c, _, lo, hi, kap, _ = lane
+        x, up, t, step, _, inv, side = work
         g = rate / idle
-        g2 = g * g
-        common = 1.0 + 0.5 * g2 * second
+        common = 1.0 + 0.5 * g * g * second
         residual = 0.0
         for k in range(types):
             t[k] *= kap[k]
@@ -232,41 +201,9 @@ def _pieces(types: int, fastmath: bool) -> tuple[Callable[..., object], ...]:
                 curve = b[k] * gap / math.log(up[k] / down)
             inv[k] = c[k] / ((curve + g * kap[k] * c[k] * c[k]) * damping)
             up[k] = gap / c[k]
-        shift = g * second
         same = False
         for _ in range(MAX_SETS):
-            b1, b2, s11, s12, s21, s22 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-            for k in range(types):
-                weight = w[k] * c[k]
-                if side[k] == 0.0:
-                    a = weight * inv[k]
-                    at = a * t[k]
-                    b1 += a * up[k]
-                    b2 += at * up[k]
-                    s12 += a
-                    s22 += at
-                    s21 += at * t[k]
-                else:
-                    bound = weight * ((lo[k] if side[k] < 0.0 else hi[k]) - x[k])
-                    b1 += bound
-                    b2 += bound * t[k]
-            s11 = s22 + shift * s12
-            s21 += shift * s22
-            a11, a12, a21, a22 = 1.0 + g2 * s11, g2 * s12, g2 * s21, 1.0 + g2 * s22
-            scaled = g2 / (a11 * a22 - a12 * a21)
-            px = (b1 * a22 - a12 * b2) * scaled
-            py = (a11 * b2 - a21 * b1) * scaled
-            same = True
-            for k in range(types):
-                full = inv[k] * (up[k] - (t[k] + shift) * px - py)
-                now = 0.0
-                if full <= lo[k] - x[k]:
-                    full, now = lo[k] - x[k], -1.0
-                elif full >= hi[k] - x[k]:
-                    full, now = hi[k] - x[k], 1.0
-                same = same and now == side[k]
-                side[k] = now
-                step[k] = full
+            same = free_step(g, g * second, lane, work)
             if same:
                 break
         slope, used = 0.0, 0.0
@@ -275,32 +212,49 @@ def _pieces(types: int, fastmath: bool) -> tuple[Callable[..., object], ...]:
             used += rate * w[k] * c[k] * step[k]
         return residual, slope if same else -1.0, used
 
-    return evaluate, start, newton_step
+    return newton_step
 
 
-def main() -> None:
-    import oracles
-    import problems
+def _free_step(types):
+    """The step with these types at their bounds; whether it leaves the same types there."""
 
-    parser = argparse.ArgumentParser(description="Time the numba Newton on random workloads.")
-    parser.add_argument("--quick", action="store_true", help="1,000 lanes instead of 10,000")
-    lanes = 1_000 if parser.parse_args().quick else 10_000
-    fields = problems.random_workloads(0, lanes)
-    for polish in (True, False):
-        answer = solve_batch(fields, polish=polish)
-        seconds = []
-        for _ in range(15):
-            begin = time.perf_counter()
-            solve_batch(fields, polish=polish)
-            seconds.append(time.perf_counter() - begin)
-        residual = oracles.residual(fields, answer.tokens)
-        print(
-            f"polish={polish} lanes={lanes} median={statistics.median(seconds) * 1e3:.2f} ms "
-            f"best={min(seconds) * 1e3:.2f} ms steps p50={np.median(answer.steps):g} "
-            f"max={answer.steps.max()} within 1e-8: {np.mean(residual <= 1e-8):.4%} "
-            f"largest residual {residual.max():.1e}"
-        )
+    @_inline
+    def free_step(g, shift, lane, work):
+        w, _, c, _, lo, hi, _, _ = lane
+        x, up, t, step, _, inv, side = work
+        g2 = g * g
+        b1, b2, s12, s21, s22 = 0.0, 0.0, 0.0, 0.0, 0.0
+        for k in range(types):
+            weight = w[k] * c[k]
+            if side[k] == 0.0:
+                a = weight * inv[k]
+                at = a * t[k]
+                b1 += a * up[k]
+                b2 += at * up[k]
+                s12 += a
+                s22 += at
+                s21 += at * t[k]
+            else:
+                bound = weight * ((lo[k] if side[k] < 0.0 else hi[k]) - x[k])
+                b1 += bound
+                b2 += bound * t[k]
+        s11 = s22 + shift * s12
+        s21 += shift * s22
+        a11, a12, a21, a22 = 1.0 + g2 * s11, g2 * s12, g2 * s21, 1.0 + g2 * s22
+        scaled = g2 / (a11 * a22 - a12 * a21)
+        px = (b1 * a22 - a12 * b2) * scaled
+        py = (a11 * b2 - a21 * b1) * scaled
+        same = True
+        for k in range(types):
+            full = inv[k] * (up[k] - (t[k] + shift) * px - py)
+            now = 0.0
+            if full <= lo[k] - x[k]:
+                full, now = lo[k] - x[k], -1.0
+            elif full >= hi[k] - x[k]:
+                full, now = hi[k] - x[k], 1.0
+            same = same and now == side[k]
+            side[k] = now
+            step[k] = full
+        return same
 
-
-if __name__ == "__main__":
-    main()
+    return free_step

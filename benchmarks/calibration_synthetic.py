@@ -59,7 +59,7 @@ def arrivals(file: Any, seed: int, number: int) -> dict:
     """Columns of a log of Poisson arrivals of the tasks of a workload file."""
     rng = np.random.default_rng(seed)
     time = np.cumsum(rng.exponential(1 / file.arrival_rate, number))
-    task = rng.choice(file.task_names, number, p=[task.mix for task in file.task])
+    task = rng.choice(file.names, number, p=[task.mix for task in file.task])
     return {"time": np.round(time, 3).tolist(), "task": task.tolist()}
 
 

@@ -7,14 +7,11 @@ writes `results/ROOM_CLAIM.json`, from which `tables.py` makes the tables of `be
 """
 
 import argparse
-import ast
-import hashlib
 import importlib.metadata
 import inspect
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from datetime import date
@@ -22,13 +19,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import provenance
 
-ROOT = Path(__file__).parents[1]
+ROOT = provenance.ROOT
 RESULTS, FIGURES = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "figures"
 DATA = Path(os.environ.get("JAXALLOC_DATA", ROOT.parent / "shared" / "data"))
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "pyarrow", "numba", "cvxpy", "clarabel", "moreau")
 PACKAGES += ("cvxpylayers", "jaxopt", "simpy", "ciw", "jax-cuda12-plugin", "jax-cuda13-plugin")
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the zoo, the oracles and the rivals
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 
 # ------------------------------------------------------------------------------- the command
 
@@ -62,8 +61,15 @@ def save(name, document, quick=False, whole=False):
     print(f"wrote benchmarks/results/{name}.json")
 
 
+def show(row):
+    """Print a row of a result as soon as it is there."""
+    print(json.dumps(row, default=_plain, ensure_ascii=False), flush=True)
+
+
 def _plain(value):
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else float(value)
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, (np.integer, np.bool_)) else float(value)
 
 
 # ------------------------------------------------------------------------- where it ran, on what
@@ -80,7 +86,7 @@ def environment(whole=False):
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES if version(name)},
         "commit": COMMIT,
-        "code": code(package_modules() if whole else imported_modules()),
+        "code": code(whole),
     }
 
 
@@ -97,67 +103,13 @@ def version(package):
         return None
 
 
-def git(*words):
-    """What git says of this repository; None where it is not one, or git objects."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return None
-    return None if done.returncode else done.stdout.strip()
-
-
-def commit():
-    """The commit that runs, marked if the package itself has changes."""
-    found, changes = git("rev-parse", "--short", "HEAD"), git("status", "--porcelain", "jaxalloc")
-    return (found or "unknown") + ("-modified" if changes else "")
-
-
-def imported_modules():
-    return sorted(name for name in sys.modules if name.partition(".")[0] == "jaxalloc")
-
-
-def package_modules():
-    paths = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / "jaxalloc").rglob("*.py"))
-    return sorted(".".join(path.parts).removesuffix(".__init__") for path in paths)
-
-
-def code(modules):
-    """The modules and their digest; no digest if one changed while it ran."""
-    changed = any(source(name).stat().st_mtime > BEGAN for name in modules if source(name))
-    return {"modules": modules, "digest": None if changed else digest(modules)}
-
-
-def source(module):
-    """The file of a module of the package; None if it is gone."""
-    path = ROOT.joinpath(*module.split("."))
-    found = (path / "__init__.py", path.with_suffix(".py"))
-    return next((file for file in found if file.exists()), None)
-
-
-def digest(modules):
-    """Of the parsed source of modules, without comments and docstrings; None if one is gone."""
-    found = hashlib.sha256()
-    for name in modules:
-        if not source(name):
-            return None
-        found.update(f"{name} {_tree(ast.parse(source(name).read_text()))}\n".encode())
-    return found.hexdigest()[:16]
-
-
-def _tree(node):
-    """A syntax tree in words, the same in all versions of Python: what is empty is left out."""
-    if isinstance(node, list):
-        return [_tree(child) for child in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    match fields.get("body"):
-        case [ast.Expr(ast.Constant(str())), *rest]:
-            fields["body"] = rest
-    kept = {k: _tree(v) for k, v in fields.items() if v not in (None, []) and k != "kind"}
-    return type(node).__name__, kept
+def code(whole):
+    """The modules that this process imported, or all, and their digest; none if one has changed."""
+    imported = sorted(name for name in sys.modules if name.partition(".")[0] == "jaxalloc")
+    modules = provenance.package_modules() if whole else imported
+    files = filter(None, map(provenance.source, modules))
+    changed = any(file.stat().st_mtime > BEGAN for file in files)
+    return {"modules": modules, "digest": None if changed else provenance.digest(modules)}
 
 
 # --------------------------------------------------------------------------------- the clocks
@@ -173,17 +125,19 @@ def clock(run):
 def interleave(sides, rounds, calls=1, unclocked=0, pause=0.0):
     """Every side in every round: seconds of its first call, which compiles, and of the others.
 
-    In a round a side waits for `pause` (idle threads of the side before may spin for a while), is
-    called `unclocked` times to wake its threads up, and `calls` times on the clock.
+    In a round a side waits for `pause` (idle threads of the side before may spin for a while) and
+    has that many calls on the clock (a dictionary: of each side); before several of them there are
+    `unclocked` ones, to wake the threads up.
     """
     first = {name: clock(run)[0] for name, run in sides.items()}
     seconds = {name: [] for name in sides}
     for _ in range(rounds):
         for name, run in sides.items():
             time.sleep(pause)
-            for _ in range(unclocked):
+            number = calls.get(name, 1) if isinstance(calls, dict) else calls
+            for _ in range(unclocked if number > 1 else 0):
                 run()
-            seconds[name] += [clock(run) for _ in range(calls)]
+            seconds[name] += [clock(run) for _ in range(number)]
     return {
         name: {
             "first_call_seconds": first[name],
@@ -216,4 +170,4 @@ def workloads(fields, dtype=np.float64):
     return jaxalloc.Workload(**{name: jax.numpy.asarray(v, dtype) for name, v in fields.items()})
 
 
-BEGAN, COMMIT = time.time(), commit()  # now: the tree may move on during a long run
+BEGAN, COMMIT = time.time(), provenance.commit()  # now: the tree may move on during a long run

@@ -5,6 +5,7 @@ import copy
 import io
 import os
 
+import numpy as np
 import tomlkit
 import typer
 from hypothesis import strategies as st
@@ -12,30 +13,16 @@ from hypothesis import strategies as st
 from jaxalloc.cli import main
 from jaxalloc.cli.app import COMMANDS, make_app
 
-TASK = {
-    "name": "a",
-    "mix": 0.5,
-    "gain": 0.5,
-    "decay": 1e-3,
-    "floor": 0.1,
-    "base_time": 0.1,
-    "time_per_token": 1e-3,
-    "min_tokens": 0,
-    "max_tokens": 4096,
-    "service_cv": 0.5,
-}
+TASK = {"name": "a", "mix": 0.5, "gain": 0.5, "decay": 1e-3, "floor": 0.1, "base_time": 0.1}
+TASK |= {"time_per_token": 1e-3, "min_tokens": 0, "max_tokens": 4096, "service_cv": 0.5}
 WORKLOAD = {
     "name": "mine",
     "arrival_rate": 0.3,
     "accuracy_weight": 30.0,
     "task": [TASK, TASK | {"name": "b", "decay": 2e-4}],
 }
-PLAN = {
-    "workload": "qwen3-8b",
-    "design": "grid",
-    "points": 4,
-    "seed": 1,
-    "solver": "newton",
+PLAN = {"workload": "qwen3-8b", "design": "grid", "points": 4, "seed": 1, "solver": "newton"}
+PLAN |= {
     "max_steps": 50,
     "tolerance": 1e-8,
     "fields": {"service_cv": 0.5},
@@ -46,34 +33,8 @@ SCHEDULE = {
     "fields": {"requests": 4, "capacity": 100, "prompt": "3", "intervals": "bins:2"},
     "axes": {"policy": ["a_min", "h_sf"], "seed": "0:1:2"},
 }
-NUMBERS = (
-    0,
-    1,
-    -1,
-    2,
-    0.5,
-    1e-300,
-    5e-324,
-    1e300,
-    -0.0,
-    float("nan"),
-    float("inf"),
-    2**70,
-    10**400,
-)
-TEXTS = (
-    "",
-    "x",
-    "$\\frac$",
-    "\x1b[2J",
-    "[red]",
-    "中" * 40,
-    "n" * 300,
-    "a.b",
-    "a=b",
-    "0:1:2",
-    "1:2:2:log",
-)
+NUMBERS = (0, 1, -1, 2, 0.5, 1e-300, 5e-324, 1e300, -0.0, np.nan, np.inf, 2**70, 10**400)
+TEXTS = ["", "中" * 40, "n" * 300, *"x $\\frac$ \x1b[2J [red] a.b a=b 0:1:2 1:2:2:log".split()]
 VALUES = st.one_of(
     st.sampled_from(NUMBERS),
     st.floats(),
@@ -81,20 +42,11 @@ VALUES = st.one_of(
     st.integers(0, 10_000),
     st.booleans(),
     st.sampled_from(TEXTS),
-    st.lists(st.one_of(st.floats(0, 10), st.sampled_from(TEXTS), st.booleans()), max_size=3),
+    st.lists(st.floats(0, 10) | st.sampled_from(TEXTS) | st.booleans(), max_size=3),
     st.just({}),
     st.just([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]),
 )
-EXTRA = (
-    "decay_se",
-    "covariance",
-    "service_covariance",
-    "table",
-    "schedule",
-    "decey",
-    "task",
-    "mix",
-)
+EXTRA = "decay_se covariance service_covariance table schedule decey task mix".split()
 READING = (
     "solve in.toml --json",
     "solve in.toml --integer --certificates",
@@ -106,37 +58,18 @@ READING = (
 )
 # What starts others, waits for them or takes long.
 NOT_TRIED = ("coordinator", "num_processes", "process_id", "distributed", "help")
-WORDS = (
-    *("0", "1", "2", "3", "-1", "nan", "inf", "-inf", "1e3", "0.5", "0.95", "1e-300", "1e308"),
-    *("1e-320", "99999999999999999999", "2.9", "x", "", " ", "a=b", "a=1", "task=a,tokens=b", "="),
-    *("0.1:1:3:log", "1:2:3", "1:0:2", "0:1:2:log", "1:2:-1", "1:2:nan", "a:b:c", "1:2:3:4:5"),
-    *(
-        "poisson",
-        "poisson:0.5",
-        "poisson:nan",
-        "cv:2",
-        "cv:nan",
-        "trace:t.csv",
-        "trace:no",
-        "trace",
-    ),
-    *("zero", "exact", "one", "one:5:2", "bins:2.9", "bins:0", "noise:nan", "noise:0.5", "own"),
-    *("relative:0.5", "a_min,h_sf", "a_min,", "llama2-70b", "1:1:1:1", "uniform:low=1,high=5"),
-    *(
-        "a.png",
-        "d.png",
-        "/proc/x.png",
-        "a.PDF",
-        "no/a.svg",
-        "a.toml",
-        "a.parquet",
-        "folder",
-        "\x1b[2J",
-    ),
-    *("sobol", "random", "newton", "fixed-point", "heat", "policies", "frontier", "arrival_rate"),
-    *("arrival_rate=0.5", "decay.AIME24=1e-3:1e-2:2", "utilization", "tokens.GSM8K,steps", "50,50"),
-    *("t.csv", "r.csv", "w.toml", "p.toml", "sweep.parquet", "qwen3-8b", "geometric:mean=5"),
-)
+SOURCES = "qwen3-8b w.toml p.toml t.csv r.csv sweep.parquet geometric:mean=5".split()
+WORDS = [
+    *"0 1 2 3 -1 nan inf -inf 1e3 0.5 0.95 1e-300 1e308 1e-320 99999999999999999999 2.9 x".split(),
+    *"a=b a=1 task=a,tokens=b = 0.1:1:3:log 1:2:3 1:0:2 0:1:2:log 1:2:-1 1:2:nan a:b:c".split(),
+    *"1:2:3:4:5 poisson poisson:0.5 poisson:nan cv:2 cv:nan trace:t.csv trace:no trace".split(),
+    *"zero exact one one:5:2 bins:2.9 bins:0 noise:nan noise:0.5 own relative:0.5".split(),
+    *"a_min,h_sf a_min, llama2-70b 1:1:1:1 uniform:low=1,high=5 a.png d.png /proc/x.png".split(),
+    *"a.PDF no/a.svg a.toml a.parquet folder \x1b[2J sobol random newton fixed-point heat".split(),
+    *"policies frontier arrival_rate arrival_rate=0.5 decay.AIME24=1e-3:1e-2:2".split(),
+    *"utilization tokens.GSM8K,steps 50,50".split(),
+    *("", " ", *SOURCES),
+]
 # So that what is tried is small where a flag says how much.
 SMALL = {
     "queue": "--queries 64",
@@ -228,20 +161,11 @@ def flags(folder):
     _prepare(folder)
     known = typer.main.get_command(make_app()).commands
     commands = {name: known[name].params for name in COMMANDS if name != "doctor"}
-    sources = (
-        "qwen3-8b",
-        "w.toml",
-        "p.toml",
-        "t.csv",
-        "r.csv",
-        "sweep.parquet",
-        "geometric:mean=5",
-    )
 
     @st.composite
     def lines(draw):
         name = draw(st.sampled_from(sorted(commands)))
-        words = [name, draw(st.sampled_from(sources)), *SMALL.get(name, "").split()]
+        words = [name, draw(st.sampled_from(SOURCES)), *SMALL.get(name, "").split()]
         options = [
             param
             for param in commands[name]

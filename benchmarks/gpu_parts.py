@@ -5,39 +5,66 @@
 Without a GPU only `--smoke` works: tiny sizes, the kernels in interpret mode.
 """
 
-from __future__ import annotations
-
 import itertools
 import sys
-from pathlib import Path
-from typing import Any
 
-import common  # noqa: F401
+import allocation_numba
+import common
 import jax
 import jax.numpy as jnp
+import numba
 import numpy as np
 import oracles
 import problems
-import scheduling_numba as numba_opponent
-from gpu_rates import SMOKE, device, emit, peak_bytes, timed
+import scheduling_numba
+import scheduling_speed
 
-import jaxalloc
 from jaxalloc import Newton, Requests, Workload, policies, simulate_batch, solve_batch
-from jaxalloc.allocation.optimum import gpu_kernel, optimum
 from jaxalloc.backend import dispatch as backend
 
-ROOT = Path(__file__).parents[1]
+SMOKE = "--smoke" in sys.argv
 SEEDS = itertools.count(100)  # caps on steps that nothing was traced for
 JUDGED = 2_000  # lanes beside the oracle and the CPU
 TOLERANCE = {"float64": 1e-8, "float32": 1e-5}
 
 
-def draw(lanes: int, num_types: int, dtype: str) -> tuple[Workload, int]:
+def emit(**row):
+    """One row of the report."""
+    common.show(row)
+
+
+def timed(run, repeats):
+    """Seconds of a first call, which compiles, and of the others."""
+    times = common.interleave({"": run}, repeats)[""]
+    wall = times["wall"]
+    return {
+        "first_call_seconds": times["first_call_seconds"],
+        "seconds": wall["median"],
+        "seconds_quartiles": [wall["q1"], wall["q3"]],
+        "repeats": repeats,
+    }
+
+
+def memory(name):
+    """What this device says of its memory, in bytes."""
+    return (jax.devices()[0].memory_stats() or {}).get(name, 0)
+
+
+def device():
+    """What bounds any kernel here: how fast bytes move."""
+    found = jax.devices()[0]
+    emit(device=found.device_kind, platform=found.platform, jax=jax.__version__)
+    x = jnp.ones(1 << (16 if SMOKE else 28), "float32")
+    copy = jax.jit(lambda x: x + 1)
+    emit(bytes_per_second=2 * x.nbytes / timed(lambda: copy(x), 5)["seconds"])
+
+
+def draw(lanes, num_types, dtype):
     """Random workloads on the device; beyond a million (K = 6) they repeat."""
     distinct = min(lanes, 6_000_000 // num_types)
     fields = problems.random_workloads(0, distinct, num_types)
 
-    def tile(value: Any) -> Any:
+    def tile(value):
         once = jnp.asarray(value, dtype)
         times = (-(-lanes // distinct), *[1] * (once.ndim - 1))
         return jnp.tile(once, times)[:lanes] if lanes > distinct else once
@@ -45,44 +72,10 @@ def draw(lanes: int, num_types: int, dtype: str) -> tuple[Workload, int]:
     return Workload(**{name: tile(value) for name, value in fields.items()}), distinct
 
 
-def operations(num_types: int, dtype: str, steps: float) -> float:
-    """Arithmetic operations that a lane of that many steps takes at the least, counted as traced.
-
-    Every operation on a number counts as one, transcendental ones too; an inner loop is counted
-    once and of two branches the cheaper.
-    """
-    fields = problems.random_workloads(0, 1, num_types)
-    workload = Workload(**{k: jnp.asarray(v[0], dtype) for k, v in fields.items()})
-    solver = Newton()
-    start = optimum.first_point(workload, None)
-    state = solver.init(workload, start)
-    first = jax.make_jaxpr(lambda w: optimum.first_point(w, None))(workload)
-    turn = jax.make_jaxpr(solver.step)(workload, state)
-    return _count(first) + steps * _count(turn)
-
-
-def _count(traced: Any) -> float:
-    total = 0.0
-    for equation in getattr(traced, "jaxpr", traced).eqns:
-        inner = [v for v in equation.params.values() if hasattr(v, "eqns")]
-        branches = equation.params.get("branches")
-        if branches:
-            total += min(_count(branch) for branch in branches)
-        elif equation.primitive.name == "reduce":
-            total += sum(atom.aval.size for atom in equation.invars) / 2
-        elif inner:
-            total += sum(_count(each) for each in inner)
-        elif "reduce" in equation.primitive.name:
-            total += equation.invars[0].aval.size
-        elif equation.primitive.name not in ("broadcast_in_dim", "reshape", "squeeze"):
-            total += sum(out.aval.size for out in equation.outvars)
-    return total
-
-
-def allocation(dtype: str, num_types: int, plain: bool) -> None:
+def allocation(dtype, num_types, plain):
     """Workloads a second from and to device memory, from few to as many as there is room for."""
     sizes = [10_000, 100_000, 1_000_000, 10_000_000, 100_000_000]
-    room = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 1 << 62)
+    room = memory("bytes_limit") or 1 << 62
     if plain:
         sizes = sizes[1:3]
     for lanes in [300] if SMOKE else sizes:
@@ -105,16 +98,15 @@ def allocation(dtype: str, num_types: int, plain: bool) -> None:
             **time_of,
             workloads_per_second=lanes / time_of["seconds"],
             steps_mean=steps,
-            steps_most=int(jnp.max(answer.steps)),
+            steps_most=jnp.max(answer.steps),
             least_bytes=lanes * bytes_a_lane,
-            least_operations=lanes * operations(num_types, dtype, steps),
-            peak_bytes=peak_bytes(),
-            converged=float(jnp.mean(answer.status == 0)),
+            peak_bytes=memory("peak_bytes_in_use"),
+            converged=jnp.mean(answer.status == 0),
             **judge(batch, answer, num_types, dtype),
         )
 
 
-def judge(batch: Workload, answer: Any, num_types: int, dtype: str) -> dict[str, Any]:
+def judge(batch, answer, num_types, dtype):
     """The first lanes beside the extended-precision oracle and beside the CPU's answers."""
     first = {name: np.asarray(leaf[:JUDGED]) for name, leaf in vars(batch).items()}
     tokens, status = np.asarray(answer.tokens[:JUDGED]), np.asarray(answer.status[:JUDGED])
@@ -127,52 +119,21 @@ def judge(batch: Workload, answer: Any, num_types: int, dtype: str) -> dict[str,
     scale = 1 + np.abs(np.asarray(cpu.tokens))
     return {
         "judged": len(residual),
-        "false_claims": int(np.sum((status == 0) & ~(residual <= TOLERANCE[dtype]))),
+        "false_claims": np.sum((status == 0) & ~(residual <= TOLERANCE[dtype])),
         "worst_residual": float(residual.max()),
-        "other_status_than_cpu": int(np.sum(status != np.asarray(cpu.status))),
-        "worst_distance_from_cpu": float(np.max(np.abs(tokens - np.asarray(cpu.tokens)) / scale)),
+        "other_status_than_cpu": np.sum(status != np.asarray(cpu.status)),
+        "worst_distance_from_cpu": np.max(np.abs(tokens - np.asarray(cpu.tokens)) / scale),
     }
 
 
-def blocks(dtype: str) -> None:
-    """The kernel alone, with more and with fewer lanes a program: how the block was chosen."""
-    lanes = 300 if SMOKE else 2_000_000
-    batch, _ = draw(lanes, 6, dtype)
-    # As if the server were idle at min_tokens: of the lanes' time that changes nothing.
-    most_idle = jnp.ones(lanes, dtype)
-    for numbers in (2, 4, 8):
-        gpu_kernel._NUMBERS_A_THREAD = numbers
-
-        def run(workload: Workload, most_idle: Any) -> Any:
-            def one(workload: Workload, initial: Any, most_idle: Any) -> Any:
-                start = optimum.first_point(workload, initial, most_idle)
-                return optimum.run(workload, start, Newton())
-
-            return gpu_kernel.in_blocks(one, (workload, None, most_idle), interpret=SMOKE)
-
-        jitted = jax.jit(run)
-        time_of = timed(lambda jitted=jitted: jitted(batch, most_idle), 5)
-        emit(
-            dtype=dtype,
-            numbers_a_thread=numbers,
-            lanes_a_program=gpu_kernel.lanes_a_program(6),
-            **time_of,
-            workloads_per_second=lanes / time_of["seconds"],
-        )
-
-
-def requests_of(size: int, num: int) -> tuple[np.ndarray, ...]:
-    """As in `benchmarks/scheduling/speed.py`; beyond 2,000 instances they repeat."""
-    rng = np.random.default_rng(0)
+def requests_of(size, num):
+    """As in `scheduling_speed.py`; beyond 2,000 instances they repeat."""
     distinct = min(size, 2_000)
-    output = rng.integers(1, 256, (distinct, num)).astype(np.int32)
-    prompt = rng.integers(1, 33, (distinct, num)).astype(np.int32)
-    times = (-(-size // distinct), 1)
-    arrays = prompt, output, np.maximum(output // 2, 1)
-    return tuple(np.tile(array, times)[:size] for array in arrays)
+    arrays = scheduling_speed.instances(distinct, num)
+    return tuple(np.tile(array, (-(-size // distinct), 1))[:size] for array in arrays)
 
 
-def scheduling(name: str, plain: bool) -> None:
+def scheduling(name, plain):
     """Requests a second from and to device memory, 2,000 an instance."""
     num, capacity = (20, 400) if SMOKE else (2_000, 16_492)
     sizes = (64,) if plain else (64, 1_000, 4_000, 20_000) if name == "AMin" else (4_000,)
@@ -197,23 +158,20 @@ def scheduling(name: str, plain: bool) -> None:
             **time_of,
             requests_per_second=size * num / time_of["seconds"],
             rounds_mean=rounds,
-            evictions_mean=float(jnp.mean(schedule.total_evictions.astype(jnp.float32))),
+            evictions_mean=jnp.mean(schedule.total_evictions.astype(jnp.float32)),
             least_bytes=size * num * (6 + 9) * 4,
-            peak_bytes=peak_bytes(),
-            finished=float(jnp.mean(schedule.status == 0)),
-            exact_beside_cpu=bool(same),
+            peak_bytes=memory("peak_bytes_in_use"),
+            finished=jnp.mean(schedule.status == 0),
+            exact_beside_cpu=same,
         )
 
 
-def numba_sides() -> None:
+def numba_sides():
     """The hand-written loops on all cores of this machine, on the same inputs."""
-    import allocation_numba as numba_newton
-    import numba
-
     for num_types, lanes in ((6, 1_000_000), (64, 100_000)):
         fields = problems.random_workloads(0, 300 if SMOKE else lanes, num_types)
         size = fields["mix"].shape[0]
-        time_of = timed(lambda fields=fields: numba_newton.solve_batch(fields), 3)
+        time_of = timed(allocation_numba.prepare(fields), 3)
         emit(
             job="allocation",
             num_types=num_types,
@@ -226,7 +184,7 @@ def numba_sides() -> None:
     prompt, output, lower = requests_of(size, num)
     finish, evictions = np.zeros_like(output), np.zeros_like(output)
     arguments = prompt, output, lower, 400 if SMOKE else 16_492, finish, evictions
-    time_of = timed(lambda: numba_opponent.run_batch(*arguments), 3)
+    time_of = timed(lambda: scheduling_numba.run_batch(*arguments), 3)
     emit(
         job="scheduling",
         policy="AMin",
@@ -238,29 +196,21 @@ def numba_sides() -> None:
     )
 
 
-def main() -> None:
+def main():
     part, *rest = [word for word in sys.argv[1:] if not word.startswith("--")]
     jax.config.update("jax_enable_x64", True)
     plain = rest[-1:] == ["plain"]
     if SMOKE:
         backend.kernel_form = (lambda: None) if plain else (lambda: "interpret")
-    elif not plain and part in ("allocation", "scheduling", "blocks"):
+    elif not plain and part in ("allocation", "scheduling"):
         assert backend.kernel_form() == "gpu", "no GPU for the kernels here"
-    match part:
-        case "device":
-            device()
-        case "allocation":
-            allocation(rest[0], int(rest[1]), plain)
-        case "blocks":
-            blocks(rest[0])
-        case "scheduling":
-            scheduling(rest[0], plain)
-        case "numba":
-            numba_sides()
-        case _:
-            raise SystemExit(f"no part {part}")
+    if part == "allocation":
+        allocation(rest[0], int(rest[1]), plain)
+    elif part == "scheduling":
+        scheduling(rest[0], plain)
+    else:
+        {"device": device, "numba": numba_sides}[part]()
 
 
 if __name__ == "__main__":
-    assert jaxalloc.__file__.startswith(str(ROOT)), "another jaxalloc is first on the path"
     main()

@@ -1,26 +1,21 @@
-"""Claim: sample paths agree with Pollaczek-Khinchine and the closed forms, and intervals cover.
+"""Sample paths agree with Pollaczek-Khinchine and the closed forms, and intervals cover.
 
     python benchmarks/queue_coverage.py [--quick]
 
 300 random workloads of five types, utilization uniform in 0.05 to 0.95, half with gamma service,
 1e6 queries each: how often the analytic value lies in the interval, at several confidences. And the
-Kolmogorov distance of 1e8 simulated waits to M/M/1 and M/D/1. Writes coverage.json.
+Kolmogorov distance of 1e8 simulated waits to M/M/1 and M/D/1. `--quick`: 30 workloads, 1e6 waits.
 """
 
-import argparse
 import math
-import time
 
+import common
 import jax
 import numpy as np
+import problems
 
-jax.config.update("jax_enable_x64", True)
-
-import common  # noqa: E402
-import problems  # noqa: E402
-
-import jaxalloc  # noqa: E402
-from jaxalloc.allocation.queue.estimates import student_quantile  # noqa: E402
+import jaxalloc
+from jaxalloc.allocation.queue.estimates import student_quantile
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.99)
 MEASURES = {
@@ -31,9 +26,9 @@ MEASURES = {
 }
 
 
-def loaded(seed, count, loads, num_types=5, random_service=0.5):
-    """Random workloads and tokens at which the utilization is as wished; [N] of each."""
-    fields = problems.random_workloads(seed, count, num_types)
+def loaded(seed, count, loads, random_service=0.5):
+    """Random workloads of five types, and tokens at which the utilization is as wished."""
+    fields = problems.random_workloads(seed, count, 5)
     rng = np.random.default_rng([seed, 1])
     share = rng.uniform(0, 0.2, fields["mix"].shape)
     tokens = fields["min_tokens"] + share * (fields["max_tokens"] - fields["min_tokens"])
@@ -48,40 +43,41 @@ def loaded(seed, count, loads, num_types=5, random_service=0.5):
 def coverage(lanes, queries):
     """How many standard errors each estimate is off, [lanes] a measure."""
     loads = np.random.default_rng(2).uniform(0.05, 0.95, lanes)
-    off, shortest = {name: [] for name in MEASURES}, np.inf
-    width = []
+    off, fewest, width = {name: [] for name in MEASURES}, np.inf, []
     for lane, (workload, tokens) in enumerate(loaded(11, lanes, loads)):
         path = jaxalloc.simulate_fifo(jax.random.key(lane), workload, tokens, queries)
-        shortest = min(shortest, float(path.relaxations))
+        fewest = min(fewest, float(path.relaxations))
         for name, exact in MEASURES.items():
             value, high = (float(getattr(side, name)) for side in (path.estimate, path.high))
             off[name].append(abs(value - float(exact(workload, tokens))) / (high - value))
         width.append(float(path.high.mean_system_time / path.mean_system_time - 1))
-        if lane % 50 == 49:
-            print(lane + 1, flush=True)
     scale = student_quantile(0.99, 31)
-    rows = {
-        name: {
-            f"{confidence:g}": float(
-                np.mean(np.array(values) * scale <= student_quantile(confidence, 31))
-            )
-            for confidence in CONFIDENCES
-        }
-        for name, values in off.items()
-    }
-    inside = int(np.sum(np.array(off["mean_system_time"]) <= 1))
+    errors = {name: np.array(values) * scale for name, values in off.items()}
     return {
         "workloads": lanes,
         "queries": queries,
-        "mean_system_time_inside_99": inside,
-        "covered_at": rows,
-        "half_width_of_mean": {"p50": float(np.median(width)), "max": max(width)},
-        "fewest_relaxations": shortest,
+        "mean_system_time_inside_99": int(np.sum(np.array(off["mean_system_time"]) <= 1)),
+        "covered_at": {
+            name: {f"{c:g}": np.mean(values <= student_quantile(c, 31)) for c in CONFIDENCES}
+            for name, values in errors.items()
+        },
+        "half_width_of_mean": {"p50": np.median(width), "max": max(width)},
+        "fewest_relaxations": fewest,
     }
 
 
-def erlang(load, x):
-    """P(W <= x) of M/D/1 with service 1 (Erlang, 1909)."""
+def one_queue(load, cv):
+    """M/M/1 (cv = 1) or M/D/1 (cv = 0) with services of mean 1 at no tokens."""
+    return jaxalloc.Workload.create(
+        arrival_rate=load, mix=[1.0], gain=0.5, decay=1e-3, floor=0.0, base_time=1.0,
+        time_per_token=1e-3, max_tokens=1.0, accuracy_weight=1.0, service_cv=cv,
+    )  # fmt: skip
+
+
+def exact_wait(load, cv, x):
+    """P(W <= x) of the same; of M/D/1 by Erlang (1909)."""
+    if cv:
+        return 1 - load * math.exp(-(1 - load) * x)
     terms = (
         math.exp(load * (x - k)) * (load * (k - x)) ** k / math.factorial(k)
         for k in range(math.floor(x) + 1)
@@ -94,37 +90,23 @@ def kolmogorov(queries):
     rows = []
     for name, cv in (("M/M/1", 1.0), ("M/D/1", 0.0)):
         for load in (0.3, 0.7):
-            workload = jaxalloc.Workload.create(
-                arrival_rate=load, mix=[1.0], gain=0.5, decay=1e-3, floor=0.0, base_time=1.0,
-                time_per_token=1e-3, max_tokens=1.0, accuracy_weight=1.0, service_cv=cv,
-            )  # fmt: skip
-            path = jaxalloc.simulate_fifo(jax.random.key(5), workload, np.zeros(1), queries)
+            key, tokens = jax.random.key(5), np.zeros(1)
+            path = jaxalloc.simulate_fifo(key, one_queue(load, cv), tokens, queries)
             edges = np.asarray(path.edges)
-            kept = edges <= 10
-            seen = np.cumsum(path.wait_counts)[kept] / float(path.num_queries)
-            if cv:
-                exact = 1 - load * np.exp(-(1 - load) * edges[kept])
-            else:
-                exact = np.array([erlang(load, x) for x in edges[kept]])
-            rows.append(
-                {"queue": name, "load": load, "distance": float(np.abs(seen - exact).max())}
-            )
-            print(rows[-1], flush=True)
+            edges = edges[edges <= 10]
+            seen = np.cumsum(path.wait_counts)[: len(edges)] / float(path.num_queries)
+            off = np.abs(seen - [exact_wait(load, cv, x) for x in edges])
+            rows.append({"queue": name, "load": load, "distance": off.max()})
+            common.show(rows[-1])
     return {"queries": queries, "rows": rows}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="30 workloads, 1e6 waits")
-    quick = parser.parse_args().quick
-    begin = time.perf_counter()
-    document = {
+def measure(quick):
+    return {
         "coverage": coverage(30 if quick else 300, 1_000_000),
         "kolmogorov": kolmogorov(10**6 if quick else 10**8),
     }
-    document["seconds"] = time.perf_counter() - begin
-    common.save("queue_coverage", document, quick)
 
 
 if __name__ == "__main__":
-    main()
+    common.main(__file__, measure)

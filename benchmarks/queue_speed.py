@@ -1,4 +1,4 @@
-"""Claim: queries a second on two CPU cores, random draws included, against NumPy, Ciw and SimPy.
+"""Queries a second on two CPU cores, random draws included, against NumPy, Ciw and SimPy.
 
     python benchmarks/queue_speed.py [--quick]
 
@@ -6,21 +6,17 @@ Five types of deterministic service, utilization 0.7, Poisson arrivals. jaxalloc
 percentiles and intervals of all types; NumPy (its quickest form: float draws, a running sum and
 minimum in blocks that fit into the cache, one process and two) only the mean wait, the mean system
 time and the right answers; a second NumPy row also histograms, for percentiles. Ciw and SimPy run
-the same queue and record the mean wait. Sides are interleaved; medians. Writes speed.json.
+the same queue and record the mean wait. Sides are interleaved; medians. `--quick`:
+a fiftieth of the queries.
 """
 
-import argparse
 import multiprocessing
-import time
 
+import common
 import jax
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)
-
-import common  # noqa: E402
-
-import jaxalloc  # noqa: E402
+import jaxalloc
 
 TIMES = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 CORRECT = np.array([0.9, 0.7, 0.5, 0.6, 0.4])
@@ -57,27 +53,23 @@ def numpy_path(seed, queries, dtype, histogram=False):
 
 
 def numpy_two(queries, dtype):
+    """Seconds of two processes."""
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        begin = time.perf_counter()
-        pool.starmap(numpy_path, [(seed, queries // 2, dtype) for seed in (1, 2)])
-        return time.perf_counter() - begin
+        work = [(seed, queries // 2, dtype) for seed in (1, 2)]
+        return common.clock(lambda: pool.starmap(numpy_path, work))[0]
 
 
 def workload(dtype):
-    decay = np.full(5, 1e-2)
     return jaxalloc.Workload.create(
-        arrival_rate=dtype(RATE), mix=MIX.astype(dtype), gain=dtype(0.0), decay=decay.astype(dtype),
+        arrival_rate=dtype(RATE), mix=MIX.astype(dtype), gain=dtype(0), decay=dtype(1e-2),
         floor=CORRECT.astype(dtype), base_time=TIMES.astype(dtype), time_per_token=dtype(1e-3),
-        max_tokens=dtype(1.0), accuracy_weight=dtype(1.0),
+        max_tokens=dtype(1), accuracy_weight=dtype(1),
     )  # fmt: skip
 
 
 def ours(queries, dtype):
     server, tokens = workload(dtype), np.zeros(5, dtype)
-    begin = time.perf_counter()
-    path = jaxalloc.simulate_fifo(jax.random.key(0), server, tokens, queries)
-    mean = float(path.mean_system_time)
-    return time.perf_counter() - begin, mean, float(path.high.mean_system_time) - mean
+    return jaxalloc.simulate_fifo(jax.random.key(0), server, tokens, queries)
 
 
 def simpy_path(queries):
@@ -100,9 +92,7 @@ def simpy_path(queries):
             env.process(query())
 
     env.process(source())
-    begin = time.perf_counter()
-    env.run()
-    return time.perf_counter() - begin, float(np.mean(waits))
+    return common.clock(env.run)[0]
 
 
 def ciw_path(queries):
@@ -116,56 +106,49 @@ def ciw_path(queries):
     )
     ciw.seed(0)
     simulation = ciw.Simulation(network)
-    begin = time.perf_counter()
-    simulation.simulate_until_max_time(queries / RATE)
-    seconds = time.perf_counter() - begin
-    records = simulation.get_all_records()
-    return seconds * queries / len(records), float(np.mean([r.waiting_time for r in records]))
+    seconds = common.clock(lambda: simulation.simulate_until_max_time(queries / RATE))[0]
+    return seconds * queries / len(simulation.get_all_records())
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the queries")
-    quick = parser.parse_args().quick
+def sides(many, some, few):
+    """Seconds a query of one run of every side."""
+    for dtype in (np.float32, np.float64):
+        name = np.dtype(dtype).name
+        yield f"jaxalloc, {name}", common.clock(lambda d=dtype: ours(many, d))[0] / many
+        for label, size, histogram in (("", some, False), (" with a histogram", some // 8, True)):
+            work = (0, size, dtype, histogram)
+            yield f"numpy{label}, {name}", common.clock(lambda w=work: numpy_path(*w))[0] / size
+        yield f"numpy, two processes, {name}", numpy_two(2 * some, dtype) / (2 * some)
+    yield "simpy", simpy_path(few) / few
+    yield "ciw", ciw_path(few) / few
+
+
+def measure(quick):
     many, some, few = (10**6, 10**6, 10**3) if quick else (5 * 10**7, 2 * 10**7, 2 * 10**4)
     seconds = {}
     for dtype in (np.float32, np.float64):
-        ours(many, dtype)  # compiles
+        jax.block_until_ready(ours(many, dtype))  # compiles
     for _ in range(5):
-        for dtype in (np.float32, np.float64):
-            name = np.dtype(dtype).name
-            for side, run, size in (
-                ("jaxalloc", lambda d=dtype: ours(many, d)[0], many),
-                ("numpy", lambda d=dtype: clock(numpy_path, 0, some, d), some),
-                ("numpy, two processes", lambda d=dtype: numpy_two(2 * some, d), 2 * some),
-                ("numpy with a histogram", lambda d=dtype: clock(numpy_path, 0, some // 8, d, True),
-                 some // 8),
-            ):  # fmt: skip
-                seconds.setdefault(f"{side}, {name}", []).append(run() / size)
-        seconds.setdefault("simpy", []).append(simpy_path(few)[0] / few)
-        seconds.setdefault("ciw", []).append(ciw_path(few)[0] / few)
+        for side, value in sides(many, some, few):
+            seconds.setdefault(side, []).append(value)
         print({side: f"{1e9 * values[-1]:.3g} ns" for side, values in seconds.items()}, flush=True)
     rows = {
         side: {
-            "nanoseconds_a_query": 1e9 * float(np.median(values)),
+            "nanoseconds_a_query": 1e9 * np.median(values),
             "spread": [1e9 * min(values), 1e9 * max(values)],
-            "queries_a_second": 1 / float(np.median(values)),
+            "queries_a_second": 1 / np.median(values),
         }
         for side, values in seconds.items()
     }
+    path = ours(many, np.float64)
+    mean, high = float(path.mean_system_time), float(path.high.mean_system_time)
     means = {
         "formula": float(jaxalloc.mean_system_time(workload(np.float64), np.zeros(5))),
-        "jaxalloc": ours(many, np.float64)[1:],
+        "jaxalloc": [mean, high - mean],
         "numpy": numpy_path(0, some, np.float64)[1],
     }
-    common.save("queue_speed", {"rows": rows, "mean_system_time": means}, quick)
-
-
-def clock(function, *arguments):
-    begin = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - begin
+    return {"rows": rows, "mean_system_time": means}
 
 
 if __name__ == "__main__":
-    main()
+    common.main(__file__, measure)

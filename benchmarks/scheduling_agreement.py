@@ -1,22 +1,17 @@
 """Exact agreement with the plain-Python reference, request by request and eviction by eviction.
 
-    python benchmarks/scheduling_agreement.py
+    python benchmarks/scheduling_agreement.py [--quick] [--instances 2800] [--seed 0]
 
 Every deterministic policy and flag with default options, in rounds and in seconds, half on random
 instances with mixed prompts, online arrivals and bad predictions, half on adversarial ones, in
-which few requests kill each other for long. Writes agreement.json.
+which few requests kill each other for long. `--quick`: a hundred of each.
 """
 
-import argparse
 import time
 
-import jax
+import common
 import numpy as np
-
-jax.config.update("jax_enable_x64", True)
-
-import common  # noqa: E402
-from scheduling.instances import (  # noqa: E402
+from scheduling.instances import (
     EXACT_SECONDS,
     ZOO,
     differences,
@@ -25,50 +20,48 @@ from scheduling.instances import (  # noqa: E402
     random_case,
 )
 
-CHUNK = 1400
-WIDTH = 16
+CHUNK, WIDTH = 1400, 16
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--instances", type=int, default=2800, help="per policy and unit of time")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    rows = []
+def draw(rng, number, rules, in_seconds):
+    """That many cases, the second half of them adversarial."""
+    options = {"seconds": in_seconds}
+    cases = [random_case(rng, **options, max_requests=WIDTH) for _ in range(number // 2)]
+    if rules.name == "alpha":  # it may repeat a reset until the last arrival
+        options["latest"] = 2000
+    return cases + [hard_case(rng, **options) for _ in range(number // 2)]
+
+
+def compare(rng, policy, rules, seconds, instances):
+    """Counts of what differs, of evictions and of schedules cut off, over that many instances."""
+    row = dict.fromkeys(("disagreements", "wrong_max_rounds", "evictions", "max_rounds"), 0)
+    longest = 0.0
+    for first in range(0, instances, CHUNK):
+        cases = draw(rng, min(CHUNK, instances - first), rules, seconds is not None)
+        schedule = package_outcome(cases, policy, seconds, width=WIDTH)
+        row["evictions"] += schedule.evictions.sum()
+        row["max_rounds"] += (schedule.status != 0).sum()
+        for lane, case in enumerate(cases):
+            found = differences(case, rules, schedule, lane, seconds)
+            row["disagreements"] += bool(found)
+            row["wrong_max_rounds"] += any(line.startswith("status: 1") for line in found)
+            busy = int(schedule.rounds[lane]) - (0 if seconds else max(case.arrival))
+            longest = max(longest, busy / sum(case.output))
+    return row | {"most_rounds_an_output_token": round(longest, 2)}
+
+
+def measure(quick, instances, seed):
+    instances, rows = 100 if quick else instances, []
     for unit, seconds in (("rounds", None), ("seconds", EXACT_SECONDS)):
         for name, (policy, rules) in ZOO.items():
-            rng = np.random.default_rng([arguments.seed, len(rows)])
-            began, evictions, unfinished, wrong, cut = time.perf_counter(), 0, 0, 0, 0
-            longest = 0.0
-            for _ in range(0, arguments.instances, CHUNK):
-                options = {"seconds": seconds is not None}
-                cases = [random_case(rng, **options, max_requests=WIDTH) for _ in range(CHUNK // 2)]
-                if rules.name == "alpha":  # it may repeat a reset until the last arrival
-                    options["latest"] = 2000
-                cases += [hard_case(rng, **options) for _ in range(CHUNK // 2)]
-                schedule = package_outcome(cases, policy, seconds, WIDTH)
-                evictions += int(schedule.evictions.sum())
-                unfinished += int((schedule.status != 0).sum())
-                for lane, case in enumerate(cases):
-                    found = differences(case, rules, schedule, lane, seconds)
-                    wrong += bool(found)
-                    cut += any(line.startswith("status: 1") for line in found)
-                    busy = int(schedule.rounds[lane]) - (0 if seconds else max(case.arrival))
-                    longest = max(longest, busy / sum(case.output))
-            rows.append(
-                {
-                    "policy": name, "unit": unit, "instances": arguments.instances,
-                    "disagreements": wrong, "wrong_max_rounds": cut, "evictions": evictions,
-                    "max_rounds": unfinished, "most_rounds_an_output_token": round(longest, 2),
-                    "seconds": round(time.perf_counter() - began, 1),
-                }
-            )  # fmt: skip
-            print(rows[-1], flush=True)
-    total = sum(row["instances"] for row in rows)
-    wrong = sum(row["disagreements"] for row in rows)
-    print(f"{total} instances, {wrong} disagreements")
-    common.save("scheduling_agreement", {"instances": total, "disagreements": wrong, "rows": rows})
+            rng, began = np.random.default_rng([seed, len(rows)]), time.perf_counter()
+            row = {"policy": name, "unit": unit, "instances": instances}
+            row |= compare(rng, policy, rules, seconds, instances)
+            rows.append(row | {"seconds": round(time.perf_counter() - began, 1)})
+            common.show(rows[-1])
+    total, wrong = (sum(row[key] for row in rows) for key in ("instances", "disagreements"))
+    return {"instances": total, "disagreements": wrong, "rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    common.main(__file__, measure, instances=2800, seed=0)

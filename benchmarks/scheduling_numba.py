@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 NEVER = np.int64(1) << 62
+_inline = numba.njit(cache=True, inline="always")
 
 
 @numba.njit(cache=True)
@@ -41,6 +42,69 @@ def _pop(heap, size):
     return size
 
 
+@_inline
+def _drop(running, j, k):
+    """Fill the gap at j with the last of k; how many are left."""
+    who, start, planned, ends, offset, usage = running
+    k -= 1
+    who[j], start[j], planned[j] = who[k], start[k], planned[k]
+    ends[j], offset[j], usage[j] = ends[k], offset[k], usage[k]
+    return k
+
+
+@_inline
+def _complete(t, running, k, total, mask, finish):
+    """Those that end now leave; how many run, the sum of their offsets, and the next end."""
+    who, _, _, ends, offset, _ = running
+    next_end = NEVER
+    j = 0
+    while j < k:
+        if ends[j] == t:
+            finish[who[j] & mask] = t
+            total -= offset[j]
+            k = _drop(running, j, k)
+        else:
+            next_end = min(next_end, ends[j])
+            j += 1
+    return k, total, next_end
+
+
+@_inline
+def _evict(t, running, k, total, mask, shift):
+    """The one of the smallest bound leaves: its key, how many run, the sum of their offsets."""
+    who, start, planned, _, offset, usage = running
+    best = NEVER
+    victim = 0
+    for j in range(k):
+        key = max(who[j], (np.int64(t - start[j]) << shift) | (who[j] & mask))
+        if key < best:
+            best = key
+            victim = j
+    q, c = offset[victim], planned[victim]
+    k = _drop(running, victim, k)
+    if c > t:
+        for j in range(k):
+            if planned[j] <= c:
+                usage[j] -= q + planned[j]
+    return best, k, total - q
+
+
+@_inline
+def _room(t, end, spare, running, k, total):
+    """The first round in which one that would end at `end` may start, as things stand."""
+    _, _, planned, _, offset, usage = running
+    latest = min(np.int64(t + 1), total + k * (t + 1) + t + 1 - spare)
+    then = np.int32(0)
+    first = np.int32(0)
+    for j in range(k):
+        c = planned[j]
+        if c > t and c <= end:
+            first = max(first, min(c, usage[j] + c - spare))
+        if c >= end:
+            then += offset[j] + end
+    return max(latest, first, min(end, then + end - spare)), then
+
+
 @numba.njit(cache=True)
 def run(prompt, output, lower, capacity, finish, evictions):
     """One instance; fills `finish` and `evictions`."""
@@ -49,73 +113,27 @@ def run(prompt, output, lower, capacity, finish, evictions):
     while (1 << shift) < n:
         shift += 1
     mask = (np.int64(1) << shift) - 1
-    keys = np.empty(n, np.int64)
+    keys, pool, who = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
+    start, planned, ends = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
+    offset, usage = np.empty(n, np.int32), np.empty(n, np.int32)
+    running = (who, start, planned, ends, offset, usage)  # without gaps; who: the packed keys
     for i in range(n):
         evictions[i] = 0
         keys[i] = (np.int64(max(lower[i], 1)) << shift) | i
     keys.sort()
-    head = 0
-    pool = np.empty(n, np.int64)
-    pooled = 0
-    # the running, without gaps: packed key, start, planned end, end, offset, planned usage
-    who = np.empty(n, np.int64)
-    start = np.empty(n, np.int32)
-    planned = np.empty(n, np.int32)
-    ends = np.empty(n, np.int32)
-    offset = np.empty(n, np.int32)
-    usage = np.empty(n, np.int32)
-    k = 0
-    total = np.int64(0)  # of the offsets
-    done = 0
-    t = np.int32(0)
-    retry = np.int64(0)
-    next_end = NEVER
-    while done < n:
-        # complete
+    head, pooled, k, left = 0, 0, 0, n
+    total, retry = np.int64(0), np.int64(0)  # total: of the offsets
+    next_end, t = NEVER, np.int32(0)
+    while left > 0:
         if next_end <= t:
-            next_end = NEVER
-            j = 0
-            while j < k:
-                if ends[j] == t:
-                    finish[who[j] & mask] = t
-                    total -= offset[j]
-                    done += 1
-                    k -= 1
-                    who[j] = who[k]
-                    start[j] = start[k]
-                    planned[j] = planned[k]
-                    ends[j] = ends[k]
-                    offset[j] = offset[k]
-                    usage[j] = usage[k]
-                else:
-                    next_end = min(next_end, ends[j])
-                    j += 1
-        # overflow
+            before = k
+            k, total, next_end = _complete(t, running, k, total, mask, finish)
+            left -= before - k
         while total + k * (t + 1) > capacity:
-            best = NEVER
-            victim = 0
-            for j in range(k):
-                key = max(who[j], (np.int64(t - start[j]) << shift) | (who[j] & mask))
-                if key < best:
-                    best = key
-                    victim = j
-            evictions[best & mask] += 1
-            pooled = _push(pool, pooled, best)
-            q, c = offset[victim], planned[victim]
-            total -= q
-            k -= 1
-            who[victim] = who[k]
-            start[victim] = start[k]
-            planned[victim] = planned[k]
-            ends[victim] = ends[k]
-            offset[victim] = offset[k]
-            usage[victim] = usage[k]
-            if c > t:
-                for j in range(k):
-                    if planned[j] <= c:
-                        usage[j] -= q + planned[j]
+            key, k, total = _evict(t, running, k, total, mask, shift)
+            evictions[key & mask] += 1
+            pooled = _push(pool, pooled, key)
             retry = 0
-        # admit
         while retry <= t:
             from_pool = pooled > 0 and (head >= n or pool[0] < keys[head])
             if not from_pool and head >= n:
@@ -124,18 +142,8 @@ def run(prompt, output, lower, capacity, finish, evictions):
             key = pool[0] if from_pool else keys[head]
             i = key & mask
             length = min(key >> shift, capacity - prompt[i])
-            end = np.int32(t + length)
-            spare = np.int32(capacity - prompt[i])
-            latest = min(np.int64(t + 1), total + k * (t + 1) + t + 1 - spare)
-            then = np.int32(0)
-            first = np.int32(0)
-            for j in range(k):
-                c = planned[j]
-                if c > t and c <= end:
-                    first = max(first, min(c, usage[j] + c - spare))
-                if c >= end:
-                    then += offset[j] + end
-            latest = max(latest, first, min(end, then + end - spare))
+            end, spare = np.int32(t + length), np.int32(capacity - prompt[i])
+            latest, then = _room(t, end, spare, running, k, total)
             if latest > t:
                 retry = latest
                 break
@@ -146,17 +154,12 @@ def run(prompt, output, lower, capacity, finish, evictions):
                 pooled = _pop(pool, pooled)
             else:
                 head += 1
-            who[k] = key
-            start[k] = t
-            planned[k] = end
-            ends[k] = t + output[i]
-            offset[k] = q
-            usage[k] = then + prompt[i] + length
+            who[k], start[k], planned[k], ends[k] = key, t, end, t + output[i]
+            offset[k], usage[k] = q, then + prompt[i] + length
             next_end = min(next_end, t + output[i])
             total += q
             k += 1
-        # jump to the next end, overflow or admission
-        if k == 0:
+        if k == 0:  # jump to the next end, overflow or admission
             t += 1
         else:
             overflow = (capacity - total) // k

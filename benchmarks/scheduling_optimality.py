@@ -1,25 +1,17 @@
 """H-SF against the exact optimum of tiny instances, and against the volume bound at 40 to 60.
 
-    python benchmarks/scheduling_optimality.py
+    python benchmarks/scheduling_optimality.py [--quick]
 
 200 instances of 6 to 10 requests, M ~ U{12..20}, s ~ U{1..5}, o ~ U{1..M − s}, all at 0, solved by
 SciPy's `milp`; and 1,000 instances of the first synthetic model of arXiv 2502.07115 (M ~ U{30..50},
-40 to 60 requests), where only the bound is at hand. Writes optimality.json.
+40 to 60 requests), where only the bound is known. `--quick`: ten tiny ones.
 """
 
-import argparse
-
-import jax
+import common
 import numpy as np
+from scheduling.test_optimum import optimal_latency, tiny_instance
 
-jax.config.update("jax_enable_x64", True)
-
-import common  # noqa: E402
-from scheduling.test_optimum import optimal_latency, tiny_instance  # noqa: E402
-
-from jaxalloc import Requests, latency_bound, policies, simulate_batch  # noqa: E402
-
-NUM_LARGE = 1_000
+from jaxalloc import Requests, latency_bound, policies, simulate_batch
 
 
 def batch(cases, width):
@@ -38,35 +30,30 @@ def larger_instance(rng):
 def summary(ratios):
     return {
         "instances": len(ratios),
-        "mean": float(np.mean(ratios)),
-        "worst": float(np.max(ratios)),
-        "share_optimal": float(np.mean(ratios <= 1 + 1e-9)),
+        "mean": np.mean(ratios),
+        "worst": np.max(ratios),
+        "share_optimal": np.mean(ratios <= 1 + 1e-9),
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--instances", type=int, default=200)
-    arguments = parser.parse_args()
+def measure(quick):
     rng = np.random.default_rng(0)
-    tiny = [tiny_instance(rng) for _ in range(arguments.instances)]
+    tiny = [tiny_instance(rng) for _ in range(10 if quick else 200)]
     requests, capacity = batch(tiny, 10)
-    shortest = simulate_batch(requests, capacity, policies.HindsightShortestFirst())
-    known = np.asarray(shortest.total_latency)
+    shortest = policies.HindsightShortestFirst()
+    known = np.asarray(simulate_batch(requests, capacity, shortest).total_latency)
     best = np.array([optimal_latency(*tiny[i], known[i]) for i in range(len(tiny))])
     bound = np.asarray(latency_bound(requests, capacity))
     assert (best <= known).all()
     assert (bound <= best).all()
-    large, room = batch([larger_instance(rng) for _ in range(NUM_LARGE)], 60)
-    latency = simulate_batch(large, room, policies.HindsightShortestFirst()).total_latency
-    document = {
+    large, room = batch([larger_instance(rng) for _ in range(1_000)], 60)
+    latency = simulate_batch(large, room, shortest).total_latency
+    return {
         "h_sf_over_optimum": summary(known / best),
         "optimum_over_bound": summary(best / bound),
         "h_sf_over_bound_at_40_to_60": summary(np.asarray(latency / latency_bound(large, room))),
     }
-    print(document)
-    common.save("scheduling_optimality", document)
 
 
 if __name__ == "__main__":
-    main()
+    common.main(__file__, measure)

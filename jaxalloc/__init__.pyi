@@ -4,10 +4,8 @@ from jaxalloc import sweep as sweep
 from jaxalloc.allocation.decisions.frontier import Frontier as Frontier, frontier as frontier
 from jaxalloc.allocation.decisions.rounding import (
     Rounding as Rounding,
-    round_tokens as round_tokens,
-)
-from jaxalloc.allocation.decisions.rounding_loss import (
     RoundingLoss as RoundingLoss,
+    round_tokens as round_tokens,
     rounding_loss as rounding_loss,
 )
 from jaxalloc.allocation.decisions.sensitivity import (
@@ -35,11 +33,8 @@ from jaxalloc.allocation.optimum.batch import (
     status_fractions as status_fractions,
 )
 from jaxalloc.allocation.optimum.masking import mask_failed as mask_failed
-from jaxalloc.allocation.optimum.optimum import (
-    Allocation as Allocation,
-    Status as Status,
-    solve as solve,
-)
+from jaxalloc.allocation.optimum.solve import Allocation as Allocation, solve as solve
+from jaxalloc.allocation.optimum.status import Status as Status
 from jaxalloc.allocation.queue import arrivals as arrivals
 from jaxalloc.allocation.queue.fifo import FifoResult as FifoResult, simulate_fifo as simulate_fifo
 from jaxalloc.allocation.queue.quantiles import (
@@ -83,15 +78,14 @@ from jaxalloc.calibration.service import (
     service_intervals as service_intervals,
 )
 from jaxalloc.calibration.status import FitStatus as FitStatus
-from jaxalloc.measurements.runs import read_runs as read_runs
+from jaxalloc.measurements.runs import read_arrivals as read_arrivals, read_runs as read_runs
+from jaxalloc.measurements.workload import RunsFit as RunsFit, fit_runs as fit_runs
 from jaxalloc.scheduling import policies as policies
-from jaxalloc.scheduling.batch import simulate_batch as simulate_batch
 from jaxalloc.scheduling.batch_time import BatchTime as BatchTime
 from jaxalloc.scheduling.bounds import latency_bound as latency_bound
-from jaxalloc.scheduling.instance import validate as validate
 from jaxalloc.scheduling.requests import Requests as Requests
 from jaxalloc.scheduling.schedule import Schedule as Schedule, ScheduleStatus as ScheduleStatus
-from jaxalloc.scheduling.simulation import simulate as simulate
+from jaxalloc.scheduling.simulation import simulate as simulate, simulate_batch as simulate_batch
 from jaxalloc.traces.readers import read_trace as read_trace
 from jaxalloc.workloads.files import WorkloadFile as WorkloadFile, load as load, save as save
 

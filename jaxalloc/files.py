@@ -69,3 +69,26 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_target(path: Path, suffixes: tuple[str, ...], field: str) -> None:
+    """Raise ValueError unless a file of that name could be written: before any computing.
+
+    The message names `field`, the path and the fix.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{field} = {str(path)!r} must end in {' or '.join(suffixes)}: rename it")
+    if path.is_dir():
+        raise ValueError(f"{field} = {str(path)!r} is a folder: give a file")
+    check_parent(path, field)
+
+
+def check_parent(path: Path, field: str) -> None:
+    """Raise ValueError unless something can be put where `path` is."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise ValueError(f"{field} = {str(path)!r}: there is no folder {str(folder)!r}: make it")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"{field} = {str(path)!r}: the folder {str(folder)!r} is not writable: give another"
+        )

@@ -14,7 +14,10 @@ def shown(value: Any, most: int = 60) -> str:
     >>> shown("a very long line", 10)
     "'a very l…"
     """
-    text = one_line(repr(value))
+    try:
+        text = one_line(repr(value))
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

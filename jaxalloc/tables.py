@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -14,13 +15,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow import csv as pacsv, parquet
+from pyarrow import csv as pacsv, parquet, types
 
 from jaxalloc.messages import one_line, shown, suggest
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 TRUE, FALSE = pa.array(["true", "yes", "1", "1.0"]), pa.array(["false", "no", "0", "0.0"])
+# What columns become; all others text.
+_KINDS = (
+    (types.is_timestamp, None),
+    (types.is_date, pa.timestamp("s")),
+    (types.is_signed_integer, pa.int64()),
+    (types.is_unsigned_integer, pa.uint64()),
+    (lambda kind: types.is_floating(kind) or types.is_decimal(kind), pa.float64()),
+    (types.is_null, pa.float64()),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,30 +50,21 @@ class Column:
     @classmethod
     def create(cls, name: str, cells: Any, path: Path | None = None) -> Column:
         """Cells of a list or of PyArrow, of whatever type; ValueError where one holds several."""
+        if not isinstance(cells, pa.ChunkedArray):
+            try:
+                cells = pa.chunked_array([pa.array(cells)])
+            except (pa.ArrowException, OverflowError, TypeError, ValueError):  # of several types
+                words = [None if cell is None else str(cell) for cell in cells]
+                cells = pa.chunked_array([pa.array(words, pa.string())])
+        own = cells.type.value_type if types.is_dictionary(cells.type) else cells.type
+        kind = next((kind or own for is_one, kind in _KINDS if is_one(own)), pa.string())
         try:
-            values = cells if isinstance(cells, pa.ChunkedArray) else pa.array(cells)
-        except (pa.ArrowException, OverflowError, TypeError, ValueError):  # of several types
-            values = pa.array([None if cell is None else str(cell) for cell in cells])
-        values = pa.concat_arrays(values.chunks) if isinstance(values, pa.ChunkedArray) else values
-        is_a = pa.types
-        kind = values.type.value_type if is_a.is_dictionary(values.type) else values.type
-        if is_a.is_date(kind):
-            kind = pa.timestamp("s")
-        elif is_a.is_null(kind) or is_a.is_floating(kind) or is_a.is_decimal(kind):
-            kind = pa.float64()
-        elif is_a.is_integer(kind):
-            kind = pa.uint64() if is_a.is_uint64(kind) else pa.int64()
-        elif not is_a.is_timestamp(kind):
-            kind = pa.string()
-        try:
-            values = values.cast(kind)
+            values = pa.concat_arrays([pa.array([], kind), *cells.cast(kind).chunks])
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             where = f"{path}: " if path else ""
-            raise ValueError(
-                f"{where}column {name} holds {values.type}: name one of numbers or text"
-            ) from None
-        text = is_a.is_string(kind)
-        return cls(name, pc.utf8_trim_whitespace(values) if text else values, path)
+            fix = "name one of numbers or text"
+            raise ValueError(f"{where}column {name} holds {cells.type}: {fix}") from None
+        return cls(name, pc.utf8_trim_whitespace(values) if kind == pa.string() else values, path)
 
     def numbers(self) -> Floats:
         """Finite numbers, at least 0."""
@@ -88,6 +89,15 @@ class Column:
         place = pc.index_in(words, pa.array(names, pa.string()))
         return place.to_numpy(zero_copy_only=False).astype(np.int64), tuple(names)
 
+    def plain(self) -> Any:
+        """[N] integers where all cells are, else floats where all are numbers, else text."""
+        words = self.values.cast(pa.string()).fill_null("")
+        self.reject(np.asarray(pc.equal(words, "")), "is no value: fill it")
+        for kind in (pa.int64(), pa.float64()):
+            with contextlib.suppress(pa.ArrowInvalid):
+                return self.values.cast(kind).to_numpy(zero_copy_only=False)
+        return np.array(words.to_pylist())
+
     def reject(self, wrong: Any, rule: str) -> None:
         """Raise ValueError for the first row that is `wrong` [N]; `rule` says how, and the fix."""
         if wrong.any():
@@ -102,7 +112,7 @@ class Column:
 
 def to_floats(values: Any) -> Floats:
     """A PyArrow array as numbers; NaN for a cell that is none."""
-    if pa.types.is_string(values.type):
+    if types.is_string(values.type):
         values = pc.if_else(pc.equal(values, ""), None, values)
     try:
         floats = values.cast(pa.float64(), safe=False)
@@ -138,6 +148,17 @@ def read_table(
       ValueError: the file does not exist, is malformed or empty, or lacks a column; one line that
         names the file, the row, the column and the fix.
     """
+    choose = functools.partial(_choose, path, fields, needed, columns or {})
+    return read_columns(path, choose)
+
+
+def read_columns(
+    path: str | Path,
+    choose: Callable[[list[str]], dict[str, str]] = lambda names: dict(
+        zip(names, names, strict=True)
+    ),
+) -> tuple[dict[str, Column], list[str]]:
+    """Columns, all by their names or as `choose` calls them, and all names; errors as above."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}: convert it")
@@ -145,7 +166,10 @@ def read_table(
         raise ValueError(f"{path} does not exist: give the path of a file")
     try:
         header, take = _READERS[path.suffix.lower()](path)
-        names = _choose(path, header, fields, needed, columns or {})
+        names = choose(header)
+        twice = [name for name in names.values() if header.count(name) > 1]
+        if twice:
+            raise ValueError(f"{path}: two columns are called {twice[0]}: rename one")
         taken = take(sorted(set(names.values())))
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
         said = one_line(str(error))
@@ -164,37 +188,33 @@ def read_table(
 
 
 def _choose(
-    path: Path,
-    header: list[str],
+    path: str | Path,
     fields: Mapping[str, Sequence[str]],
     needed: Collection[str],
     given: Mapping[str, str],
+    header: list[str],
 ) -> dict[str, str]:
     """The column of every field that the file has."""
-    unknown = set(given) - set(fields)
-    if unknown:
-        raise ValueError(f"field {min(unknown)!r} is unknown: {suggest(min(unknown), fields)}")
     names = {}
+    for field in given:
+        if field not in fields:
+            raise ValueError(f"{path}: field {field!r} is unknown: {suggest(field, fields)}")
     for field, known in fields.items():
-        wanted = [given[field]] if field in given else known
-        found = [name for name in wanted if name in header]
+        found = [name for name in ([given[field]] if field in given else known) if name in header]
         if found:
             names[field] = found[0]
         elif field in needed or field in given:
-            word = f"column {given[field]} (for {field})" if field in given else f"column {field}"
-            raise ValueError(
-                f"{path}: {word} is missing: name the one that is meant, of {shown(header, 200)}"
-            )
-    for name in names.values():
-        if header.count(name) > 1:
-            raise ValueError(f"{path}: {header.count(name)} columns are called {name}: rename them")
+            said = f"{given[field]} (for {field})" if field in given else field
+            there = shown(header, 200)
+            raise ValueError(f"{path}: column {said} is missing: name what is meant, of {there}")
     return names
 
 
-Reader = Callable[[Path], tuple[list[str], Callable[[list[str]], dict[str, Any]]]]
+# The names of the columns, and a function from some of them to their cells.
+Opened = tuple[list[str], Callable[[list[str]], dict[str, Any]]]
 
 
-def _open_csv(path: Path) -> Any:
+def _open_csv(path: Path) -> Opened:
     with path.open(newline="", encoding="utf-8-sig") as file:
         return next(csv.reader(file), []), functools.partial(_take_csv, path)
 
@@ -202,36 +222,34 @@ def _open_csv(path: Path) -> Any:
 def _take_csv(path: Path, names: list[str]) -> dict[str, Any]:
     bad: list[Any] = []
 
-    def keep(row: Any) -> str:
+    def skip(row: Any) -> str:
         bad.append(row)
         return "skip"
 
     table = pacsv.read_csv(
         path,
         pacsv.ReadOptions(use_threads=False),  # so that rows are counted
-        pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep),
+        pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
         pacsv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.string())),
     )
-    if bad:
-        cells, width = bad[0].actual_columns, bad[0].expected_columns
+    for row in bad:
         raise ValueError(
-            f"{_place(path, bad[0].number - 2)}, column {min(cells, width) + 1}: "
-            f"the row has {cells} cells, the header {width}: correct it"
+            f"{_place(path, row.number - 2)}, column {min(row[:2]) + 1}: the row has "
+            f"{row.actual_columns} cells, the header {row.expected_columns}: correct it"
         )
+    return _by_name(table)
+
+
+def _open_parquet(path: Path) -> Opened:
+    file = parquet.ParquetFile(path)
+    return file.schema_arrow.names, lambda names: _by_name(file.read(columns=names))
+
+
+def _by_name(table: Any) -> dict[str, Any]:
     return dict(zip(table.column_names, table.columns, strict=True))
 
 
-def _open_parquet(path: Path) -> Any:
-    file = parquet.ParquetFile(path)
-
-    def take(names: list[str]) -> dict[str, Any]:
-        table = file.read(columns=names)
-        return {name: table.column(name) for name in names}
-
-    return file.schema_arrow.names, take
-
-
-def _open_json_lines(path: Path) -> Any:
+def _open_json_lines(path: Path) -> Opened:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         try:
@@ -243,31 +261,26 @@ def _open_json_lines(path: Path) -> Any:
     return _of_records(path, rows)
 
 
-def _open_json(path: Path) -> Any:
+def _open_json(path: Path) -> Opened:
     document = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(document, list):
         return _of_records(path, document)
     if not isinstance(document, dict):
         raise ValueError(f"{path} must hold a list of objects, or an object of lists: correct it")
-    return _of_lists({name: cells for name, cells in document.items() if isinstance(cells, list)})
-
-
-def _of_records(path: Path, rows: list[Any]) -> Any:
-    """Columns of all names that a row has."""
-    for row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{_place(path, rows.index(row))} is {shown(row)}, no object: correct it"
-            )
-    names = dict.fromkeys(name for row in rows for name in row)
-    return _of_lists({name: [row.get(name) for row in rows] for name in names})
-
-
-def _of_lists(lists: dict[str, Any]) -> Any:
+    lists = {name: cells for name, cells in document.items() if isinstance(cells, list)}
     return list(lists), lambda names: {name: lists[name] for name in names}
 
 
-_READERS: dict[str, Reader] = {
+def _of_records(path: Path, rows: list[Any]) -> Opened:
+    """Columns of all names that a row has."""
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(f"{_place(path, number)} is {shown(row)}, no object: correct it")
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    return header, lambda names: {name: [row.get(name) for row in rows] for name in names}
+
+
+_READERS = {
     ".csv": _open_csv,
     ".jsonl": _open_json_lines,
     ".json": _open_json,

@@ -1,8 +1,17 @@
-"""Synthetic answers of known curves, and what SciPy makes of them."""
+"""Synthetic answers of known curves, what SciPy makes of them, and fits of many in one program."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import xlog1py, xlogy
+from scipy.special import ndtri, xlog1py, xlogy
+
+from jaxalloc.calibration.accuracy import fit_counts
+from jaxalloc.calibration.evidence import Rows
+from jaxalloc.calibration.intervals import count_intervals
+from jaxalloc.calibration.likelihood import Counts
 
 LEVELS = np.array([0, 256, 512, 1024, 2048, 4096, 8192, 16384.0])
 # gain, decay, floor: identifiable ones, near those of the built-in workloads.
@@ -16,6 +25,7 @@ CURVES = np.array(
         [0.70, 1.0e-3, 0.12],
     ]
 )
+LANES = 100  # of a compiled program
 
 
 def share(curves, tokens=LEVELS):
@@ -32,16 +42,51 @@ def answers(seed, number, questions=300):
     return np.broadcast_to(LEVELS, trials.shape).copy(), correct, trials, truth
 
 
-def alike(seed, number, questions, correlation=0.4, samples=3):
+def alike(seed, accuracy, questions, correlation=0.4, samples=3):
     """[number, G, L] correct answers of questions whose answers resemble each other."""
-    from scipy.special import ndtri
-
     rng = np.random.default_rng(seed)
-    truth = CURVES[np.arange(number) % len(CURVES)]
+    number = len(accuracy)
     own = np.sqrt(correlation) * rng.standard_normal((number, questions, 1, 1))
     rest = np.sqrt(1 - correlation) * rng.standard_normal((number, questions, len(LEVELS), samples))
-    hits = own + rest < ndtri(share(truth))[:, None, :, None]
-    return hits.sum(axis=-1).astype(float), truth
+    return (own + rest < ndtri(accuracy)[:, None, :, None]).sum(axis=-1).astype(float)
+
+
+def by_question(table):
+    """[N] tokens, correct, trials, question of a [G, L] table of three answers a cell."""
+    tokens = np.broadcast_to(LEVELS, table.shape).ravel()
+    question = np.repeat(np.arange(len(table)), len(LEVELS))
+    return tokens, table.ravel(), np.full(table.size, 3.0), question
+
+
+@functools.partial(jax.jit, static_argnames="asked")
+@functools.partial(jax.vmap, in_axes=(0, None))
+def _fit(rows, asked):
+    levels = Counts(*rows[:3])
+    fit = fit_counts(levels, Rows(Counts(*rows[3:6]), rows[6]) if asked else None)
+    return fit, count_intervals(fit, levels)
+
+
+def fit_many(*rows):
+    """Fits and intervals of [B, L] tokens, correct, trials; and of [B, N] rows by question."""
+    number = len(rows[0])
+    parts = []
+    for start in range(0, number, LANES):
+        own = np.arange(start, start + LANES) % number
+        parts.append(_fit(tuple(jnp.asarray(x[own]) for x in rows), len(rows) > 3))
+    joined = jax.tree.map(lambda *x: np.concatenate(x)[:number], *parts)
+    return joined
+
+
+def fit_tables(tables):
+    """`fit_many` of [B, G, L] tables: with the questions, and without."""
+    number = len(tables)
+    rows = [np.stack(x) for x in zip(*map(by_question, tables), strict=True)]
+    levels = (
+        np.broadcast_to(LEVELS, (number, 8)),
+        tables.sum(1),
+        np.full((number, 8), 3.0 * tables.shape[1]),
+    )
+    return fit_many(*levels, *rows), fit_many(*levels)
 
 
 def log_likelihood(point, tokens, correct, trials):
@@ -54,12 +99,8 @@ def scipy_maximum(tokens, correct, trials, starts=5):
     """The best log-likelihood that SciPy's SLSQP finds from several starts, A + D <= 1."""
     best = -np.inf
     for decay in np.geomspace(0.1 / tokens.max(), 2 / tokens[tokens > 0].min(), starts):
-
-        def negative(z):
-            return -log_likelihood((z[0], np.exp(z[1]), z[2]), tokens, correct, trials)
-
         found = minimize(
-            negative,
+            lambda z: -log_likelihood((z[0], np.exp(z[1]), z[2]), tokens, correct, trials),
             [0.4, np.log(decay), 0.2],
             bounds=[(1e-9, 1), (-20, 5), (1e-9, 1)],
             constraints={"type": "ineq", "fun": lambda z: 1 - 1e-9 - z[0] - z[2]},

@@ -8,6 +8,7 @@ the cancellation in d = 1 - ρ that a float64 solver suffers from.
 
 from __future__ import annotations
 
+from decimal import Decimal, localcontext
 from typing import Any
 
 import numpy as np
@@ -78,10 +79,28 @@ def mean_accuracy(fields: Fields, tokens: np.ndarray, dtype: Any = EXTENDED) -> 
 
 
 def objective(fields: Fields, tokens: np.ndarray, dtype: Any = EXTENDED) -> np.ndarray:
-    """J = α Σ π p - m1 - λ V / (2 d), [N]; -inf where d <= 0."""
+    """J = α Σ π p - m1 - λ V / (2 d) - μ Σ π l, [N]; -inf where d <= 0."""
     wait, accuracy = (f(fields, tokens, dtype) for f in (mean_wait, mean_accuracy))
     fields, tokens = cast(fields, dtype), np.asarray(tokens, dtype=dtype)
-    return fields["accuracy_weight"] * accuracy - queue(fields, tokens)[1] - wait
+    spent = fields.get("token_price", 0) * np.sum(fields["mix"] * tokens, axis=1)
+    return fields["accuracy_weight"] * accuracy - queue(fields, tokens)[1] - wait - spent
+
+
+def exact_objective(fields: Fields, tokens: np.ndarray) -> Decimal:
+    """J of one lane with 60 digits."""
+    with localcontext(prec=60):
+        f = {name: [Decimal(float(x)) for x in np.ravel(v)] for name, v in fields.items()}
+        price, rate = f.get("token_price", [Decimal(0)])[0], f["arrival_rate"][0]
+        names = ("mix", "gain", "decay", "floor", "base_time", "time_per_token", "service_cv")
+        first = second = gained = Decimal(0)
+        for k, length in enumerate(map(Decimal, map(float, tokens))):
+            mix, gain, decay, floor, base, slope, cv = (f[name][k] for name in names)
+            time = base + slope * length
+            first += mix * time
+            second += mix * (1 + cv * cv) * time * time
+            accuracy = floor + gain * (1 - (-decay * length).exp())
+            gained += mix * (f["accuracy_weight"][0] * accuracy - price * length)
+        return gained - first - rate * second / (2 * (1 - rate * first))
 
 
 def balance(
@@ -94,7 +113,8 @@ def balance(
     up = fields["accuracy_weight"][:, None] * fields["gain"] * fields["decay"]
     up = up * np.exp(-fields["decay"] * tokens)
     price = 1 + rate**2 * second[:, None] / 2 + rate * (1 + fields["service_cv"] ** 2) * time
-    return up, fields["time_per_token"] * price
+    own = np.broadcast_to(fields.get("token_price", 0), rate.shape[:1])[:, None]
+    return up, fields["time_per_token"] * price + own
 
 
 def gradient(fields: Fields, tokens: np.ndarray, dtype: Any = EXTENDED) -> np.ndarray:

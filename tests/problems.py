@@ -13,7 +13,7 @@ import numpy as np
 
 Fields = dict[str, np.ndarray]
 
-PER_SERVER = ("arrival_rate", "accuracy_weight")
+PER_SERVER = ("arrival_rate", "accuracy_weight", "token_price")
 # The numbers of types that the hard set draws from.
 HARD_TYPES = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 
@@ -40,11 +40,18 @@ def lanes(fields: Fields, chosen: slice | np.ndarray) -> Fields:
     return {name: value[chosen] for name, value in fields.items()}
 
 
+def priced(fields: Fields) -> Fields:
+    """The same servers, most of them with a price of a token beyond its time."""
+    count = len(fields["mix"])
+    price = np.where(np.arange(count) % 4, np.geomspace(1e-6, 1e-2, count), 0)
+    return {**fields, "token_price": price}
+
+
 def random_workloads(seed: int, n: int, num_types: int = 6) -> Fields:
     """Servers as they are met in practice, of any load.
 
     At the optimum the utilization runs from below 0.001 to above 0.95 and about half of the
-    coordinates sit at a bound (`test_problems.py` checks it).
+    coordinates sit at a bound (`test_optimum.py` checks it).
     """
     rng = np.random.default_rng([seed, n, num_types])
     shape = (n, num_types)

@@ -194,12 +194,18 @@ OF_REQUESTS = {
         policies.MCSF(),
         max_rounds=g.whole(100),
     ),
-    "validate": lambda g: jaxalloc.validate(g.requests, g.whole(16), policies.AMax()),
 }
 CALLS = OF_ONE_WORKLOAD | OF_MANY_WORKLOADS | OF_MEASUREMENTS | OF_REQUESTS
 
 
-OF_FILES = {"load", "read_runs", "read_trace", "save"}  # which take no numbers
+OF_FILES = {
+    "fit_runs",
+    "load",
+    "read_arrivals",
+    "read_runs",
+    "read_trace",
+    "save",
+}  # which take no numbers
 
 
 def public_functions() -> set[str]:

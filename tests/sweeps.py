@@ -14,11 +14,15 @@ def study(**more):
 
 
 def run(path, plan=None, **options):
-    return sweep.run(plan or study(), path, chunk_size=CHUNK, **options)
+    return sweep.run(plan or study(), path, **{"chunk_size": CHUNK} | options)
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @contextmanager

@@ -1,21 +1,23 @@
-"""The training examples under `benchmarks` do what they say, in a short form."""
+"""The layer in a training loop: what is trained through the solver under `benchmarks` learns."""
 
-import allocation_decision_focused as decision_focused
-import allocation_online_tuning as online_tuning
+import itertools
+
+import allocation_decision_focused as benchmark
 import jax
 
 
-def test_decision_focused_learning_learns():
+def test_training_through_the_solver_lowers_the_regret():
+    features, workloads = benchmark.draw_servers(0, 256)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(network):
+        return benchmark.regret(network, features, workloads, 0.0)
+
+    network, values = benchmark.start_network(0), []
     with jax.numpy_rank_promotion("allow"):
-        sides = decision_focused.run_seed(0, steps=20)
-    for side in sides.values():
-        first, *_, last = side["held_out_regret"]
-        assert 0 < last < first
-
-
-def test_online_tuning_keeps_its_promise_better_than_fixed_budgets():
-    day = online_tuning.run_day(0, intervals=48)
-    sides = online_tuning.summary(day)
-    assert sides["oracle"]["miss"] < 1e-6
-    assert sides["followed"]["miss"] < 0.7 * sides["fixed"]["miss"]
-    assert day["steps"]["warm"] < day["steps"]["cold"]
+        for _ in range(5):
+            value, slope = loss(network)
+            network = jax.tree.map(lambda x, dx: x - 0.02 * dx, network, slope)
+            values.append(float(value))
+    assert all(after < before for before, after in itertools.pairwise(values))

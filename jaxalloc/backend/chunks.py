@@ -127,11 +127,26 @@ def _to_host(arrays: Outputs, guarded: bool) -> Outputs:
 
 
 def _rows(size: int, workers: int, most: int) -> int:
-    """The rows of a chunk: an even share of the cores, rounded up to a size with few others."""
-    chunks = -(-max(size, 1) // most)
-    share = -(-max(size, 1) // (-(-chunks // workers) * workers))
-    step = max(1, (1 << (share - 1).bit_length()) // (2 * _SIZES_AN_OCTAVE))
-    return min(-(-share // step) * step, most)
+    """The rows of a chunk: of a few sizes the one that leaves the busiest core the fewest rows."""
+    size = max(size, 1)
+    share = _parts(size, _parts(_parts(size, most), workers) * workers)
+
+    def busiest(rows: int) -> tuple[int, int]:
+        return _parts(_parts(size, rows), workers) * rows, -rows
+
+    # Down to half a share: whole chunks may deal more evenly than a share rounded up does.
+    return min({min(_few(_parts(share * k, 8)), most) for k in range(4, 9)}, key=busiest)
+
+
+def _few(rows: int) -> int:
+    """A size rounded up to one of few."""
+    step = max(1, (1 << (rows - 1).bit_length()) // (2 * _SIZES_AN_OCTAVE))
+    return _parts(rows, step) * step
+
+
+def _parts(size: int, rows: int) -> int:
+    """How many parts of so many rows there are, the last not always full."""
+    return -(-size // rows)
 
 
 def _cut(inputs: Inputs, first: int, rows: int, xp: Any, idle: Any) -> Inputs:

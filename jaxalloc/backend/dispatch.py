@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax._src import dispatch as jax_dispatch
 from jax.core import ShapedArray
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive, jaxpr_as_fun
@@ -48,7 +47,7 @@ def dispatch(run: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
 
     Args:
       run: a function of one lane.
-      inputs: its one argument, a pytree of arrays.
+      inputs: its one argument, a pytree of arrays (random keys as their data).
     """
     return _bind(run, inputs, kernel=None)
 
@@ -105,45 +104,26 @@ def _bind(
     run: Callable[[Inputs], Outputs], inputs: Inputs, kernel: Callable[..., Any] | None
 ) -> Outputs:
     """The primitive, with what `run` is traced to; what it closes over becomes an input."""
-    leaves, structure = jax.tree.flatten(inputs)
-    keys = {
-        place: jax.random.key_impl(leaf)
-        for place, leaf in enumerate(leaves)
-        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
-    }
-    raw = [
-        jax.random.key_data(leaf) if place in keys else jnp.asarray(leaf)
-        for place, leaf in enumerate(leaves)
-    ]
+    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, inputs))
 
-    def unpack(raw: Arrays) -> Inputs:
-        typed = [
-            jax.random.wrap_key_data(leaf, impl=keys[place]) if place in keys else leaf
-            for place, leaf in enumerate(raw)
-        ]
-        unpacked: Inputs = jax.tree.unflatten(structure, typed)
-        return unpacked
+    def flat(*leaves: Any) -> Outputs:
+        return run(jax.tree.unflatten(structure, leaves))
 
-    def flat(*raw: Any) -> Outputs:
-        return run(unpack(raw))
-
-    def flat_kernel(*raw: Any) -> Arrays:
+    def flat_kernel(*leaves: Any) -> Arrays:
         assert kernel is not None
-        return jax.tree.leaves(kernel(unpack(raw)))
+        return jax.tree.leaves(kernel(jax.tree.unflatten(structure, leaves)))
 
     with no_mesh():
-        types = [_type(leaf, leaf.shape) for leaf in raw]
+        types = [_type(leaf, leaf.shape) for leaf in leaves]
         traced, shapes = jax.make_jaxpr(flat, return_shape=True)(*types)
-    found = lanes_p.bind(*vary_alike(raw), traced=traced, axes=0, kernel=kernel and flat_kernel)
+    found = lanes_p.bind(*vary_alike(leaves), traced=traced, axes=0, kernel=kernel and flat_kernel)
     outputs: Outputs = jax.tree.unflatten(jax.tree.structure(shapes), found)
     return outputs
 
 
 lanes_p = Primitive("jaxalloc_lanes")
 lanes_p.multiple_results = True
-# JAX tells only what is on this list, an internal, for which devices it is compiled.
-_told: set[Any] = getattr(jax_dispatch, "prim_requires_devices_during_lowering", set())
-_told.add(lanes_p)
+native.tell_devices(lanes_p)
 
 
 def _run(*inputs: Any, **params: Any) -> Arrays:

@@ -33,6 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax._src import dispatch as jax_dispatch
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import mlir
 
@@ -249,6 +250,12 @@ def as_one_function(run: Callable[..., Arrays]) -> Callable[..., Arrays]:
         return answers
 
     return call
+
+
+def tell_devices(primitive: Primitive) -> None:
+    """Let the lowering of a primitive know for which devices it is: those on this list do."""
+    told: set[Any] = getattr(jax_dispatch, "prim_requires_devices_during_lowering", set())
+    told.add(primitive)
 
 
 native_p = Primitive("jaxalloc_native")

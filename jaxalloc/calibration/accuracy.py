@@ -10,30 +10,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxalloc.backend.chunks import platform_of
-from jaxalloc.backend.dispatch import dispatch
-from jaxalloc.calibration.clusters import (
-    one_sided_error,
-    outer_products,
-    sum_by_question,
-    with_scatter,
+from jaxalloc.calibration.evidence import (
+    Rows,
+    covariances,
+    doubts,
+    flat_ratio,
+    lack_of_curve,
+    without_maximum,
 )
 from jaxalloc.calibration.lack_of_fit import LackOfFit
-from jaxalloc.calibration.likelihood import (
-    Counts,
-    Matrix,
-    Scalar,
-    Vector,
-    evaluate,
-    log_likelihood,
-)
-from jaxalloc.calibration.matrices import full, invert_free
-from jaxalloc.calibration.maximum import Maximum, held, search, whole_box
-from jaxalloc.calibration.misfit import curve_lack
+from jaxalloc.calibration.likelihood import Counts, Matrix, Scalar, Vector, evaluate
+from jaxalloc.calibration.maximum import climb, held, whole_box
 from jaxalloc.calibration.rows import as_floats, as_labels, check_rows, require
-from jaxalloc.calibration.status import FitStatus
-from jaxalloc.calibration.verdict import Rows, curve_of, degenerate, flat_ratio, judge
-
-_PARAMETERS = 3
+from jaxalloc.calibration.status import FitStatus, first_of, has_covariance
 
 
 class AccuracyFit(NamedTuple):
@@ -128,34 +117,6 @@ def gather(counts: Counts) -> Counts:
     return Counts(*map(jnp.asarray, levels))
 
 
-@jax.custom_jvp
-def climb(counts: Counts) -> Maximum:
-    """The highest maximum, found in the form that the platform runs best.
-
-    Its derivative is that of the equations of the maximum, H dθ = d(gradient), on the coordinates
-    that are free (implicit function theorem), not of the iterations.
-    """
-    return dispatch(search, counts)
-
-
-@climb.defjvp
-def _climb_jvp(primals: tuple[Counts], tangents: tuple[Counts]) -> tuple[Maximum, Maximum]:
-    (counts,), (moved,) = primals, tangents
-    top = climb(counts)
-    one = jnp.ones_like(top.value)
-
-    def at(own: Counts) -> tuple[Scalar, Vector]:
-        there = evaluate(own, top.point, one)
-        return there.value, jnp.stack(there.gradient)
-
-    _, (value, push) = jax.jvp(at, (counts,), (moved,))
-    there = evaluate(counts, top.point, one)
-    free = jnp.where(held(top.point, jnp.stack(there.gradient), whole_box(counts)), 0, 1)
-    point = invert_free(full(there.observed), free) @ push
-    none: Any = np.zeros(top.steps.shape, jax.dtypes.float0)  # an integer has no tangent
-    return top, Maximum(point, value, jnp.zeros_like(top.decrement), none)
-
-
 @jax.jit
 def fit_counts(levels: Counts, rows: Rows | None = None) -> AccuracyFit:
     """`fit_accuracy` of rows that were counted already.
@@ -165,52 +126,40 @@ def fit_counts(levels: Counts, rows: Rows | None = None) -> AccuracyFit:
       rows: the same by question, for the covariance; None: every answer is independent.
     """
     scale = scale_of(levels)
-    scaled = levels._replace(tokens=levels.tokens / scale)
+    levels = levels._replace(tokens=levels.tokens / scale)
     if rows is not None:
         rows = rows._replace(counts=rows.counts._replace(tokens=rows.counts.tokens / scale))
-    lack = degenerate(levels)
-    top = _at_least_constant(scaled, climb(_stand_in(scaled, lack != FitStatus.CONVERGED)))
-    gain, decay, floor = unscaled(top.point, scale)
-    plain, robust, dof, seen = _covariances(scaled, top, rows)
-    ratio = flat_ratio(scaled, top, rows)
-    lack_of_fit, later = curve_lack(scaled, top, rows)
-    status = judge(scaled, top, plain, robust, ratio, lack_of_fit, later)
-    status = jnp.where(lack == FitStatus.CONVERGED, status, lack)
-    usable = (status <= FitStatus.AT_BOUND) | (status == FitStatus.LACK_OF_FIT)
-    status = jnp.where(usable & ~seen, FitStatus.FEW_QUESTIONS, status).astype(jnp.int32)
+    nothing = without_maximum(levels)
+    hopeless = jnp.any(jnp.stack([holds for _, holds in nothing]))
+    top = climb(_stand_in(levels, hopeless))
+    there = evaluate(levels, top.point)
+    fixed = held(top.point, jnp.stack(there.gradient), whole_box(levels))
+    spread = covariances(there, fixed, top, rows)
+    ratio = flat_ratio(levels, top, rows)
+    lack, later = lack_of_curve(levels, top, rows, fixed)
+    status = first_of(*nothing, *doubts(levels, top, spread, ratio, lack, later))
+
+    floor, ceiling, rate = top.point
+    decay = jnp.exp(rate) / scale
+    found = jnp.where(hopeless, jnp.nan, jnp.ones_like(decay))
+    known = jnp.where(has_covariance(status), found, jnp.nan)
     missed = status == FitStatus.LACK_OF_FIT
-    robust = robust * jnp.where(missed, jnp.maximum(lack_of_fit.ratio, 1), 1)
-    found = jnp.where(lack == FitStatus.CONVERGED, 1, jnp.nan).astype(gain.dtype)
-    known = jnp.where(usable & seen, 1, jnp.nan).astype(gain.dtype)
+    robust = spread.robust * jnp.where(missed, jnp.maximum(lack.ratio, 1), 1)
     units = jnp.stack([jnp.ones_like(decay), decay, jnp.ones_like(decay)])
     return AccuracyFit(
-        gain=gain * found,
+        gain=(ceiling - floor) * found,
         decay=decay * found,
         floor=floor * found,
         covariance=robust * units[:, None] * units[None, :] * known,
-        design_effect=jnp.diagonal(robust) / jnp.diagonal(plain) * known,
-        dof=dof,
+        design_effect=jnp.diagonal(robust) / jnp.diagonal(spread.plain) * known,
+        dof=spread.dof,
         log_likelihood=top.value * found,
         flat_ratio=ratio * found,
-        lack_of_fit=jax.tree.map(lambda number: number * found, lack_of_fit),
+        lack_of_fit=jax.tree.map(lambda number: number * found, lack),
         decrement=top.decrement * found,
         steps=top.steps,
         status=status,
     )
-
-
-def _at_least_constant(counts: Counts, top: Maximum) -> Maximum:
-    """The constant where nothing that rises is more likely."""
-    mean = jnp.sum(counts.correct) / jnp.sum(counts.trials)
-    flat = log_likelihood(counts, mean * jnp.ones_like(counts.tokens))
-    constant = Maximum(jnp.stack([mean, mean, top.point[2]]), flat, jnp.zeros_like(flat), top.steps)
-    return jax.tree.map(lambda own, other: jnp.where(top.value > flat, own, other), top, constant)
-
-
-def unscaled(point: Vector, scale: Scalar) -> tuple[Scalar, Scalar, Scalar]:
-    """(A, b, D) of a point (D, U, ln b) whose budgets were divided by `scale`."""
-    floor, ceiling, rate = point
-    return ceiling - floor, jnp.exp(rate) / scale, floor
 
 
 def scale_of(counts: Counts) -> Scalar:
@@ -223,54 +172,3 @@ def _stand_in(counts: Counts, replace: Bool[Array, ""]) -> Counts:
     """Harmless counts in the place of what has no maximum."""
     safe = Counts(counts.tokens * 0 + 1, counts.tokens * 0 + 0.5, jnp.ones_like(counts.tokens))
     return jax.tree.map(lambda own, other: jnp.where(replace, other, own), counts, safe)
-
-
-def _covariances(
-    counts: Counts, top: Maximum, rows: Rows | None
-) -> tuple[Matrix, Matrix, Scalar, Bool[Array, ""]]:
-    """Plain and robust covariance of (gain, ln b, floor), their dof, and whether scatter is seen.
-
-    On the free coordinates the plain one is the inverse of the observed information, C, the robust
-    one C M C with M the sum over questions of the outer products of their scores, times G / (G - 1)
-    (the sandwich of clusters: Liang & Zeger, 1986, Biometrika 73). A coordinate at a bound has a
-    one-sided standard error, and the free ones follow it along -C H (derived here). Of fewer
-    different questions than parameters M would say that some of them are known exactly.
-    """
-    one = jnp.ones_like(top.value)
-    at = evaluate(counts, top.point, one)
-    gradient = jnp.stack(at.gradient)
-    fixed = held(top.point, gradient, whole_box(counts))
-    information = full(at.observed)
-    free = (~fixed).astype(information.dtype)
-    inverse = invert_free(information, free)
-    follow = jnp.eye(3, dtype=inverse.dtype) - inverse @ information
-    curvature = jnp.diagonal(information @ follow)
-    error = jnp.where(fixed, one_sided_error(jnp.abs(gradient), curvature), 0)
-    of_held = (follow * jnp.square(error)[None, :]) @ follow.T
-    meat, dof = _meat(top, rows)
-    robust = inverse if meat is None else inverse @ meat @ inverse
-    # (D, U, ln b) -> (A, ln b, D)
-    turn = jnp.asarray(np.array([[-1.0, 1, 0], [0, 0, 1], [1, 0, 0]]), inverse.dtype)
-    plain, robust, of_held = (turn @ m @ turn.T for m in (inverse, robust, of_held))
-    seen = jnp.array(True)
-    if meat is not None:
-        robust, seen = with_scatter(robust, plain)
-        seen &= dof >= _PARAMETERS
-    return plain + of_held, robust + of_held, dof, seen
-
-
-def _meat(top: Maximum, rows: Rows | None) -> tuple[Matrix | None, Scalar]:
-    """The covariance of the score by questions, and their number less one."""
-    if rows is None:
-        return None, jnp.asarray(jnp.inf, top.value.dtype)
-    counts = rows.counts
-    floor, ceiling, rate = top.point
-    x = jnp.exp(rate) * counts.tokens
-    rest = jnp.exp(-x)
-    slopes = jnp.stack([rest, 1 - rest, (ceiling - floor) * x * rest], axis=-1)
-    p = curve_of(counts, top)
-    inside = (p > 0) & (p < 1)
-    pull = (counts.correct - counts.trials * p) / jnp.where(inside, p * (1 - p), 1)
-    scores = slopes * jnp.where(inside, pull, 0)[:, None]
-    sums, number = sum_by_question(scores, counts.trials, rows.question)
-    return outer_products(sums, number), jnp.maximum(number - 1, 1)

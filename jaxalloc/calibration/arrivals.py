@@ -142,9 +142,7 @@ def fit_mix(counts: Any, level: float = 0.95) -> MixFit:
     counts = jnp.where(jnp.all(counts >= 0), counts, jnp.nan)
     total = jnp.sum(counts)
     mix = counts / total
-    error = jnp.sqrt(mix * (1 - mix) / total)
-    square = jnp.square(ndtri(jnp.asarray((1 + level) / 2, mix.dtype)))
-    middle = (mix + square / (2 * total)) / (1 + square / total)
-    reach = jnp.sqrt(square * mix * (1 - mix) / total + jnp.square(square / (2 * total)))
-    reach = reach / (1 + square / total)
-    return MixFit(mix, error, jnp.stack([middle - reach, middle + reach], axis=-1))
+    square = jnp.square(ndtri(jnp.asarray((1 + level) / 2, mix.dtype))) / total
+    reach = jnp.sqrt(square * mix * (1 - mix) + jnp.square(square / 2))
+    ends = jnp.stack([mix + square / 2 - reach, mix + square / 2 + reach], axis=-1) / (1 + square)
+    return MixFit(mix, jnp.sqrt(mix * (1 - mix) / total), ends)

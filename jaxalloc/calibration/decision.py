@@ -24,13 +24,14 @@ from jaxalloc.allocation.model.mg1 import mean_system_time, utilization
 from jaxalloc.allocation.model.objective import mean_accuracy, objective
 from jaxalloc.allocation.model.workload import Scalar, Tokens, Workload
 from jaxalloc.allocation.optimum.batch import solve_batch
-from jaxalloc.allocation.optimum.optimum import Allocation, Status
+from jaxalloc.allocation.optimum.solve import Allocation
+from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.calibration.rows import check_level
 from jaxalloc.numerics import as_key, cast
 
 _CURVE = ("gain", "decay", "floor")
 _SERVICE = ("base_time", "time_per_token")
-_PER_TASK = (*_CURVE, *_SERVICE, "service_cv", "mix")
+PER_TASK = (*_CURVE, *_SERVICE, "service_cv", "mix")
 _ROUNDS = 4  # of the draws of the whole covariance: each part of it gets a quarter
 
 
@@ -270,7 +271,7 @@ def _parts(covariances: Covariances) -> Covariances:
     and the share of each task, and the arrival rate, in the order of `_by_field`.
     """
     k = covariances.curve.shape[0]
-    groups = [k] * (1 + len(_PER_TASK)) + [1]
+    groups = [k] * (1 + len(PER_TASK)) + [1]
     total = sum(groups)
     task = np.concatenate([np.arange(size) for size in groups])
     group = np.repeat(np.arange(len(groups)), groups)
@@ -288,10 +289,10 @@ def _parts(covariances: Covariances) -> Covariances:
     share = jnp.diagonal(mix)
     along = mix / jnp.sqrt(jnp.where(share > 0, share, 1))[None, :]
     mixes = jnp.zeros((total, k, k), mix.dtype)
-    mixes = mixes.at[np.flatnonzero(group == _PER_TASK.index("mix") + 1)].set(
+    mixes = mixes.at[np.flatnonzero(group == PER_TASK.index("mix") + 1)].set(
         along.T[:, :, None] * along.T[:, None, :]
     )
-    cv = all_of | (own & (group == _PER_TASK.index("service_cv") + 1)[:, None])
+    cv = all_of | (own & (group == PER_TASK.index("service_cv") + 1)[:, None])
     return Covariances(
         curve=covariances.curve[None] * block(1, len(_CURVE)),
         service=covariances.service[None] * block(1 + len(_CURVE), len(_SERVICE)),
@@ -304,6 +305,6 @@ def _parts(covariances: Covariances) -> Covariances:
 def _by_field(workload: Workload, values: Any) -> Workload:
     """Numbers for single parameters as a workload; 0 for fields that are known."""
     k = workload.num_types
-    fields = {name: values[i * k : (i + 1) * k] for i, name in enumerate(_PER_TASK)}
+    fields = {name: values[i * k : (i + 1) * k] for i, name in enumerate(PER_TASK)}
     none = jax.tree.map(jnp.zeros_like, workload)
     return dataclasses.replace(none, **fields, arrival_rate=values[-1])

@@ -16,17 +16,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxalloc.backend.dispatch import dispatch
-from jaxalloc.calibration.accuracy import (
-    AccuracyFit,
-    as_counts,
-    gather,
-    scale_of,
-)
+from jaxalloc.calibration.accuracy import AccuracyFit, as_counts, gather, scale_of
 from jaxalloc.calibration.likelihood import Counts, Scalar, Vector
 from jaxalloc.calibration.maximum import Box, maximize, whole_box
 from jaxalloc.calibration.quantiles import student_quantile
 from jaxalloc.calibration.rows import check_level
-from jaxalloc.calibration.status import FitStatus
+from jaxalloc.calibration.status import has_covariance
 from jaxalloc.numerics import without_derivative
 
 Ends = Float[Array, "2"]
@@ -38,6 +33,8 @@ _NO_DERIVATIVE = (
 )
 _TOLERANCE = {"float64": 1e-6, "float32": 1e-3}  # relative, of the root of the ratio
 _MOST_GROWTH = 3.0  # of the distance to the maximum, in one round
+_GAIN, _RATE = 0, 1  # places of parameters; the floor's is 2
+_INSIDE = 1e-3  # of the room, from bounds at which a likelihood may be -inf: where to start
 
 
 class Intervals(NamedTuple):
@@ -60,7 +57,7 @@ class _Lane(NamedTuple):
     counts: Counts
     top: Vector  # (A, ln b, D)
     value: Scalar
-    parameter: Int[Array, ""]  # 0 gain, 1 ln b, 2 floor
+    parameter: Int[Array, ""]
     first: Scalar  # the first guess, on the side that is wanted
     root: Scalar  # of twice the fall of the log-likelihood
     wanted: Bool[Array, ""]
@@ -112,102 +109,78 @@ def count_intervals(fit: AccuracyFit, counts: Counts, level: Any = 0.95) -> Inte
 def _count_intervals(fit: AccuracyFit, counts: Counts, level: Any) -> Intervals:
     scale = scale_of(counts)
     scaled = counts._replace(tokens=counts.tokens / scale)
-    usable = (fit.status <= FitStatus.AT_BOUND) | (fit.status == FitStatus.LACK_OF_FIT)
-    decay = fit.decay * scale
-    top = jnp.stack([fit.gain, jnp.log(decay), fit.floor])
-    roots = student_quantile((1 + level) / 2, fit.dof) * jnp.sqrt(fit.design_effect)
-    errors = fit.standard_error / jnp.stack([jnp.ones_like(decay), fit.decay, jnp.ones_like(decay)])
-    reach = student_quantile((1 + level) / 2, fit.dof) * errors
+    wanted = has_covariance(fit.status)
+    top = jnp.stack([fit.gain, jnp.log(fit.decay * scale), fit.floor])
+    one = jnp.ones_like(scale)
+    error = fit.standard_error / jnp.stack([one, fit.decay, one])
+    quantile = student_quantile((1 + level) / 2, fit.dof)
+    roots = quantile * jnp.sqrt(fit.design_effect)
 
     def end(parameter: Int[Array, ""], side: Scalar) -> Scalar:
-        first = top[parameter] + side * reach[parameter]
-        lane = _Lane(scaled, top, fit.log_likelihood, parameter, first, roots[parameter], usable)
-        return dispatch(_hunt, lane)
+        first = top[parameter] + side * quantile * error[parameter]
+        value = fit.log_likelihood
+        return dispatch(
+            _hunt, _Lane(scaled, top, value, parameter, first, roots[parameter], wanted)
+        )
 
     sides = jnp.asarray([-1.0, 1.0], top.dtype)
     ends = jax.vmap(lambda k: jax.vmap(lambda side: end(k, side))(sides))(jnp.arange(3))
-    ends = jnp.where(usable, ends, jnp.nan)
+    ends = jnp.where(wanted, ends, jnp.nan)
     return Intervals(ends[0], jnp.exp(ends[1]) / scale, ends[2])
 
 
 def _hunt(lane: _Lane) -> Scalar:
     """The end of an interval: a secant on the root of the ratio, safeguarded by bisection."""
-    top = lane.top[lane.parameter]
-    whole = whole_box(lane.counts)
+    top, whole = lane.top[lane.parameter], whole_box(lane.counts)
     upwards = lane.first > top
-    limits = jnp.stack(
-        [
-            jnp.where(upwards, 1, 0).astype(top.dtype),
-            jnp.where(upwards, whole.high[2], whole.low[2]),
-            jnp.where(upwards, 1, 0).astype(top.dtype),
-        ]
-    )
-    limit = limits[lane.parameter]
+    limit = jnp.where(upwards, 1, 0).astype(top.dtype)
+    far = jnp.where(upwards, whole.high[2], whole.low[2])
+    limit = jnp.where(lane.parameter == _RATE, far, limit)
+    inf = jnp.where(upwards, jnp.inf, -jnp.inf).astype(top.dtype)
     tolerance = _TOLERANCE[str(top.dtype)]
 
     def unfinished(hunt: _Hunt) -> Bool[Array, ""]:
         return lane.wanted & ~hunt.done & (hunt.rounds < _MAX_ROUNDS)
 
     def advance(hunt: _Hunt) -> _Hunt:
-        box, start = _pinned(lane, whole, hunt.at, hunt.nuisance)
-        profile = maximize(lane.counts, start, box)
+        profile = maximize(lane.counts, *_pinned(lane, whole, hunt.at, hunt.nuisance))
         fall = jnp.sqrt(jnp.maximum(2 * (lane.value - profile.value), 0))
         inside = fall < lane.root
-        inner = jnp.where(inside, hunt.at, hunt.inner)
-        outer = jnp.where(inside, hunt.outer, hunt.at)
+        inner, outer = (
+            jnp.where(inside, hunt.at, hunt.inner),
+            jnp.where(inside, hunt.outer, hunt.at),
+        )
         # The root of the ratio is nearly proportional to the distance from the maximum.
         stretch = jnp.clip(lane.root / jnp.maximum(fall, 1e-30), 1 / _MOST_GROWTH, _MOST_GROWTH)
         guess = top + (hunt.at - top) * stretch
-        open_end = ~jnp.isfinite(outer)
+        open_end = jnp.isinf(outer)
         beyond = jnp.where(open_end, limit, outer)
         low, high = jnp.minimum(inner, beyond), jnp.maximum(inner, beyond)
         middle = jnp.where(open_end, beyond, (inner + beyond) / 2)
-        between = (guess > low) & (guess < high)
-        found = jnp.abs(fall - lane.root) <= tolerance * lane.root
-        narrow = high - low <= tolerance * jnp.abs(lane.first - top)
-        at_limit = inside & (hunt.at == limit)
-        done = found | narrow | at_limit
-        return _Hunt(
-            jnp.where(done, hunt.at, jnp.where(between, guess, middle)),
-            inner,
-            outer,
-            profile.point,
-            done,
-            hunt.rounds + 1,
-        )
+        following = jnp.where((guess > low) & (guess < high), guess, middle)
+        done = jnp.abs(fall - lane.root) <= tolerance * lane.root
+        done |= high - low <= tolerance * jnp.abs(lane.first - top)
+        done |= inside & (hunt.at == limit)
+        at = jnp.where(done, hunt.at, following)
+        return _Hunt(at, inner, outer, profile.point, done, hunt.rounds + 1)
 
-    inf = jnp.where(upwards, jnp.inf, -jnp.inf).astype(top.dtype)
     first = jnp.where(upwards, jnp.minimum(lane.first, limit), jnp.maximum(lane.first, limit))
-    nuisance = jnp.stack([lane.top[2], lane.top[0] + lane.top[2], lane.top[1]])
+    gain, rate, floor = lane.top
+    nuisance = jnp.stack([floor, gain + floor, rate])
     start = _Hunt(first, top, inf, nuisance, jnp.array(False), jnp.int32(0))
     last = jax.lax.while_loop(unfinished, advance, start)
-    unbounded = (lane.parameter == 1) & (last.at == limit)
-    return jnp.where(unbounded, inf, last.at)
+    return jnp.where((lane.parameter == _RATE) & (last.at == limit), inf, last.at)
 
 
-def _pinned(lane: _Lane, whole: Box, value: Scalar, last: Vector) -> tuple[Box, Vector]:
-    """Bounds that pin the parameter to `value`, and a start within them."""
-    of_gain, of_rate = lane.parameter == 0, lane.parameter == 1
-    floor, second, rate = last
-    low = jnp.stack(
-        [
-            jnp.where(of_gain | of_rate, 0, value),
-            jnp.where(of_gain, value, 0),
-            jnp.where(of_rate, value, whole.low[2]),
-        ]
-    )
-    high = jnp.stack(
-        [
-            jnp.where(of_gain, 1 - value, jnp.where(of_rate, 1, value)),
-            jnp.where(of_gain, value, 1),
-            jnp.where(of_rate, value, whole.high[2]),
-        ]
-    )
+def _pinned(lane: _Lane, whole: Box, value: Scalar, last: Vector) -> tuple[Vector, Box]:
+    """A start within bounds that pin the parameter to `value`, and these bounds."""
+    of_gain, of_rate = lane.parameter == _GAIN, lane.parameter == _RATE
+    of_floor = ~(of_gain | of_rate)
+    pinned = jnp.stack([of_floor, of_gain, of_rate])
+    top = whole.high.at[0].add(jnp.where(of_gain, -value, 0))  # D is at most 1 - A
+    low, high = jnp.where(pinned, value, whole.low), jnp.where(pinned, value, top)
     kappa = jnp.where(of_gain, 0, 1).astype(value.dtype)
-    start = jnp.clip(jnp.stack([floor, second, rate]), low, high)
-    # Away from the edges, where a likelihood may be -inf.
-    inner = jnp.clip(start[:2], low[:2] + 1e-3 * (high[:2] - low[:2]), high[:2])
-    room = (1 - inner[0]) * 1e-2
-    ceiling = jnp.where(kappa > 0, jnp.maximum(inner[1], inner[0] + room), inner[1])
-    ceiling = jnp.minimum(ceiling, high[1])
-    return Box(low, high, kappa), jnp.stack([inner[0], ceiling, start[2]])
+    margin = _INSIDE * (high - low)
+    floor, second, rate = jnp.clip(last, low + margin, high - margin)
+    apart = jnp.where(of_gain, second, jnp.maximum(second, floor + 1e-2 * (1 - floor)))
+    return jnp.stack([floor, jnp.minimum(apart, high[1]), rate]), Box(low, high, kappa)

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax.scipy.special import betainc, gammaincc
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxalloc.calibration.clusters import outer_products, sum_by_question
 from jaxalloc.calibration.likelihood import Scalar
 from jaxalloc.calibration.rows import Labels, PerRow
+from jaxalloc.calibration.sandwich import outer_products, sum_by_question
 
 MOST_GROUPS = 10
 SIGNIFICANT = 1e-3  # the largest p-value of a law that is called LACK_OF_FIT
@@ -37,6 +37,11 @@ class LackOfFit(NamedTuple):
     ratio: Scalar
     dof: Scalar
     p_value: Scalar
+
+    @property
+    def significant(self) -> Bool[Array, ""]:
+        """Whether the misfit is beyond chance."""
+        return self.p_value < SIGNIFICANT
 
 
 def count_levels(tokens: PerRow, weight: PerRow) -> Int[Array, ""]:
@@ -87,36 +92,35 @@ def influences(
     return residual[:, None] * (hot - design @ project.T)
 
 
-def spread_by_question(
-    values: Float[Array, "N G"], weight: PerRow, question: Labels
+def spread_of_groups(
+    values: Float[Array, "N G"], weight: PerRow, question: Labels | None
 ) -> tuple[Float[Array, "G G"], Scalar]:
-    """The covariance of the sums of influences, and its degrees of freedom."""
+    """S and its degrees of freedom from influences, which are independent by row or by question."""
+    if question is None:
+        return values.T @ values, jnp.full_like(values[0, 0], jnp.inf)
     sums, number = sum_by_question(values, weight, question)
     return outer_products(sums, number), number - 1
 
 
 def compare(
-    statistic: Scalar, spread: Float[Array, "G G"], scatter: Scalar | None, free: Scalar
+    statistic: Scalar, spread: Float[Array, "G G"], scatter: Scalar, free: Scalar
 ) -> LackOfFit:
     """T against its distribution under the law.
 
     Args:
       statistic: T.
       spread: [G, G] S, in the units of T.
-      scatter: degrees of freedom with which S is known; None: exactly.
+      scatter: degrees of freedom with which S is known.
       free: groups less parameters: below 1 nothing is said.
     """
     mean, square = jnp.trace(spread), jnp.sum(jnp.square(spread))
     dof = jnp.where(square > 0, jnp.square(mean) / jnp.where(square > 0, square, 1), 1)
-    # Replicates without any scatter: whatever departs is no chance.
+    # Questions without any scatter: whatever departs is no chance.
     ratio = statistic / jnp.maximum(mean, jnp.finfo(mean.dtype).tiny)
-    known = jnp.full_like(ratio, jnp.inf) if scatter is None else jnp.maximum(scatter, 1)
+    p_value = _p_value(ratio, dof, jnp.maximum(scatter, 1))
     some = free >= 1
-    p_value = _p_value(ratio, dof, known)
     return LackOfFit(
-        ratio=jnp.where(some, ratio, 0),
-        dof=jnp.where(some, dof, 0),
-        p_value=jnp.where(some, p_value, 1),
+        *map(lambda x, none: jnp.where(some, x, none), (ratio, dof, p_value), (0, 0, 1))
     )
 
 
@@ -133,8 +137,3 @@ def _p_value(ratio: Scalar, dof: Scalar, scatter: Scalar) -> Scalar:
 def _p_value_jvp(primals: Any, tangents: Any) -> tuple[Scalar, Scalar]:
     p_value = _p_value(*primals)  # JAX has no derivative of these functions in their parameters
     return p_value, jnp.full_like(p_value, jnp.nan) * sum(tangents)
-
-
-def significant(lack: LackOfFit) -> Bool[Array, ""]:
-    """Whether the misfit is beyond chance."""
-    return lack.p_value < SIGNIFICANT

@@ -10,35 +10,41 @@ units of a log-likelihood it needs no scale.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from jaxalloc.backend.dispatch import dispatch
 from jaxalloc.calibration.likelihood import (
+    PAIRS,
     Counts,
     Evaluation,
     Scalar,
+    Symmetric,
     Vector,
+    curve,
     evaluate,
+    full,
+    inverse_of,
+    log_likelihood,
+    over,
 )
 
 Flags = Bool[Array, "3"]
 
-MAX_STEPS = 200
+_MAX_STEPS = 200
 _WINDOWS, _STARTS_EACH = 4, 6  # of the starts, evenly over ln b
 _PROMISING = 10.0  # log-likelihood below the best start from which another is still tried
 _TOLERANCE = {"float64": 1e-10, "float32": 1e-4}  # of the decrement
 _ROUNDING = 64.0  # eps of the log-likelihood that a step may lose
-_FIRST_DAMPING = 1e-6
-_DAMPING_GROWTH = 16.0
-_DAMPING_DECAY = 0.1
-_LEAST_DAMPING = 1e-9
-_MOST_DAMPING = 1e12
+_FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-6, 1e-9, 1e12
+_DAMPING_GROWTH, _DAMPING_DECAY = 16.0, 0.1
+_LEAST_PIVOT = 1e-10  # relative: below it a matrix counts as singular
 _NO_GAIN = 1e-9  # a gain that ends the search: what is left is a constant
 _KEEP = 0.1  # of the gain, and of a floor that data forbid to be 0, after one step
-_LEAST_PIVOT = 1e-10  # relative: below it a matrix counts as singular
 _FLATTEST, _STEEPEST = 1e-4, 40.0  # the bounds of b l at the largest and the smallest budget
 _STARTS = 0.05, 5.0  # b l there for the outermost starts
 
@@ -47,8 +53,7 @@ class Box(NamedTuple):
     """Bounds of (D, v, ln b); equal ones hold a coordinate.
 
     Attributes:
-      low: [3] lower bounds.
-      high: [3] upper bounds.
+      low, high: [3] bounds.
       kappa: 1 where v is the ceiling, 0 where it is the gain.
     """
 
@@ -80,83 +85,112 @@ class _Progress(NamedTuple):
     steps: Int[Array, ""]
 
 
-def tolerance(dtype: jnp.dtype) -> float:
-    """The largest decrement that counts as converged."""
-    return _TOLERANCE[str(dtype)]
-
-
 def whole_box(counts: Counts) -> Box:
     """0 <= D, U <= 1, and b from nearly straight to over before the smallest budget."""
-    dtype = counts.tokens.dtype
-    low = jnp.log(_FLATTEST / _largest(counts))
-    high = jnp.log(_STEEPEST / _smallest(counts))
-    zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
+    low, high = _rates(counts, _FLATTEST, _STEEPEST)
+    zero, one = jnp.zeros_like(low), jnp.ones_like(low)
     return Box(jnp.stack([zero, zero, low]), jnp.stack([one, one, high]), one)
 
 
-def _largest(counts: Counts) -> Scalar:
-    most = jnp.max(jnp.where(counts.trials > 0, counts.tokens, 0))
-    return jnp.where(most > 0, most, 1)
-
-
-def _smallest(counts: Counts) -> Scalar:
-    """The smallest budget above 0 that was measured."""
+def _rates(counts: Counts, at_largest: float, at_smallest: float) -> tuple[Scalar, Scalar]:
+    """ln b where b l has these values at the largest and at the smallest budget above 0."""
     measured = (counts.trials > 0) & (counts.tokens > 0)
+    most = jnp.max(jnp.where(measured, counts.tokens, 0))
     least = jnp.min(jnp.where(measured, counts.tokens, jnp.inf))
-    return jnp.where(jnp.isfinite(least), least, 1)
+    some = most > 0
+    return (
+        jnp.log(at_largest / jnp.where(some, most, 1)),
+        jnp.log(at_smallest / jnp.where(some, least, 1)),
+    )
 
 
-def search(counts: Counts) -> Maximum:
+def climb(counts: Counts) -> Maximum:
+    """The highest maximum, or the constant where nothing that rises is more likely."""
+    top = _highest(counts)
+    mean, flat = constant_of(counts)
+    constant = Maximum(jnp.stack([mean, mean, top.point[2]]), flat, jnp.zeros_like(flat), top.steps)
+    return jax.tree.map(lambda own, other: jnp.where(top.value > flat, own, other), top, constant)
+
+
+@jax.custom_jvp
+def _highest(counts: Counts) -> Maximum:
+    """The highest maximum of curves that rise, found in the form that the platform runs best.
+
+    Its derivative is that of the equations of the maximum, H dθ = d(gradient), on the coordinates
+    that are free (implicit function theorem), not of the iterations.
+    """
+    return dispatch(_search, counts)
+
+
+@_highest.defjvp
+def _highest_jvp(primals: tuple[Counts], tangents: tuple[Counts]) -> tuple[Maximum, Maximum]:
+    (counts,), (moved,) = primals, tangents
+    top = _highest(counts)
+
+    def at(own: Counts) -> tuple[Scalar, Vector]:
+        there = evaluate(own, top.point)
+        return there.value, jnp.stack(there.gradient)
+
+    _, (value, push) = jax.jvp(at, (counts,), (moved,))
+    there = evaluate(counts, top.point)
+    fixed = held(top.point, jnp.stack(there.gradient), whole_box(counts))
+    point = inverse_of(full(there.observed), ~fixed) @ push
+    none: Any = np.zeros(top.steps.shape, jax.dtypes.float0)  # an integer has no tangent
+    return top, Maximum(point, value, jnp.zeros_like(top.decrement), none)
+
+
+def constant_of(counts: Counts) -> tuple[Scalar, Scalar]:
+    """The share of correct answers, and the log-likelihood of it at every budget."""
+    mean = over(jnp.sum(counts.correct), jnp.sum(counts.trials))
+    return mean, log_likelihood(counts, mean * jnp.ones_like(counts.tokens))
+
+
+def _search(counts: Counts) -> Maximum:
     """The highest of the maxima that are reached from the best start in each window of rates."""
     box = whole_box(counts)
-    windows = jnp.arange(_WINDOWS, dtype=jnp.int32)
-    points, values = jax.lax.map(lambda window: _best_start(counts, window), windows)
-    promising = values >= jnp.max(values) - _PROMISING
+    low, high = _rates(counts, *_STARTS)
+    along = jnp.linspace(0, 1, _WINDOWS * _STARTS_EACH, dtype=low.dtype)
+    rates = low + (high - low) * along
+    points, values = jax.lax.map(lambda rate: _best_start(counts, rate), rates)
 
-    def climb(window: Int[Array, ""], best: Maximum) -> Maximum:
-        top = maximize(counts, points[window], box, promising[window])
-        higher = promising[window] & (top.value > best.value)
-        return jax.tree.map(lambda new, old: jnp.where(higher, new, old), top, best)
+    def climb(window: tuple[Vector, Scalar]) -> Maximum:
+        starts, own = window
+        best = jnp.argmax(own)
+        promising = own[best] >= jnp.max(values) - _PROMISING
+        top = maximize(counts, starts[best], box, promising)
+        return top._replace(value=jnp.where(promising, top.value, -jnp.inf))
 
-    none = jnp.full_like(values[0], jnp.inf)
-    nothing = Maximum(points[0], -none, none, jnp.int32(0))
-    return jax.lax.fori_loop(0, _WINDOWS, climb, nothing)
+    windows = points.reshape(_WINDOWS, _STARTS_EACH, 3), values.reshape(_WINDOWS, _STARTS_EACH)
+    tops = jax.lax.map(climb, windows)
+    highest = jnp.argmax(tops.value)
+    return jax.tree.map(lambda leaf: leaf[highest], tops)
 
 
-def _best_start(counts: Counts, window: Int[Array, ""]) -> tuple[Vector, Scalar]:
-    """The best of some rates b in a window, each with the (D, U) of least squares, and its value.
+def _best_start(counts: Counts, rate: Scalar) -> tuple[Vector, Scalar]:
+    """The better of two starts at one rate, and its value: (D, U) of least squares, or U = 1.
 
-    Every other start has the ceiling at 1, where the likelihood of a nearly straight rise ends.
+    At U = 1 the likelihood of a nearly straight rise ends.
     """
-    low = jnp.log(_STARTS[0] / _largest(counts))
-    high = jnp.log(_STARTS[1] / _smallest(counts))
     weight = counts.trials
     share = counts.correct / jnp.where(weight > 0, weight, 1)
     total = jnp.sum(weight)
     mean = jnp.sum(counts.correct) / total
     margin = 0.5 / (total + 1)
+    rest = jnp.exp(-jnp.exp(rate) * counts.tokens)
+    middle = jnp.sum(weight * rest) / total
+    spread = jnp.sum(weight * jnp.square(rest - middle))
+    squares = jnp.sum(weight * jnp.square(rest))
+    slope = jnp.sum(weight * (rest - middle) * share) / jnp.where(spread > 0, spread, 1)  # -A
+    alone = jnp.sum(weight * rest * (1 - share)) / jnp.where(squares > 0, squares, 1)  # 1 - D
+    ceiling = jnp.clip(mean - slope * middle, 2 * margin, 1 - margin)
 
-    def consider(index: Int[Array, ""], best: tuple[Vector, Scalar]) -> tuple[Vector, Scalar]:
-        at_one = index % 2 == 1
-        place = window * _STARTS_EACH + index // 2
-        along = place.astype(low.dtype) / (_WINDOWS * _STARTS_EACH - 1)
-        rate = low + (high - low) * along
-        rest = jnp.exp(-jnp.exp(rate) * counts.tokens)
-        middle = jnp.sum(weight * rest) / total
-        spread = jnp.sum(weight * jnp.square(rest - middle))
-        squares = jnp.sum(weight * jnp.square(rest))
-        slope = jnp.sum(weight * (rest - middle) * share) / jnp.where(spread > 0, spread, 1)  # -A
-        alone = jnp.sum(weight * rest * (1 - share)) / jnp.where(squares > 0, squares, 1)  # 1 - D
-        ceiling = jnp.where(at_one, 1, jnp.clip(mean - slope * middle, 2 * margin, 1 - margin))
-        floor = jnp.where(at_one, 1 - alone, mean + slope * (1 - middle))
-        floor = jnp.clip(floor, margin, ceiling - margin / 2)
-        point = jnp.stack([floor, ceiling, rate])
-        value = evaluate(counts, point, jnp.ones_like(floor)).value
-        better = value > best[1]
-        return jnp.where(better, point, best[0]), jnp.where(better, value, best[1])
+    def start(floor: Scalar, ceiling: Scalar) -> tuple[Vector, Scalar]:
+        point = jnp.stack([jnp.clip(floor, margin, ceiling - margin / 2), ceiling, rate])
+        return point, log_likelihood(counts, curve(counts.tokens, point)[0])
 
-    none = jnp.stack([mean / 2, (1 + mean) / 2, (low + high) / 2]), -jnp.inf * jnp.ones_like(mean)
-    return jax.lax.fori_loop(0, 2 * _STARTS_EACH, consider, none)
+    one = start(mean + slope * (1 - middle), ceiling)
+    other = start(1 - alone, jnp.ones_like(ceiling))
+    return jax.tree.map(lambda a, b: jnp.where(one[1] >= other[1], a, b), one, other)
 
 
 def maximize(
@@ -165,15 +199,15 @@ def maximize(
     """Steps from `start` until the decrement is within tolerance, or nothing gains any more."""
     # A level 0 with a correct answer keeps the floor above 0.
     positive = jnp.any((counts.tokens == 0) & (counts.correct > 0))
-    limit = tolerance(counts.tokens.dtype)
+    limit = _TOLERANCE[str(counts.tokens.dtype)]
+
+    def decrement(progress: _Progress) -> Scalar:
+        return _direction(progress.point, progress.at, box, 0)[1]
 
     def unfinished(progress: _Progress) -> Bool[Array, ""]:
-        _, decrement = _direction(
-            progress.point, progress.at, box, jnp.zeros_like(progress.damping)
-        )
-        going = (progress.steps < MAX_STEPS) & (progress.damping < _MOST_DAMPING)
+        going = (progress.steps < _MAX_STEPS) & (progress.damping < _MOST_DAMPING)
         going &= progress.point[1] - box.kappa * progress.point[0] > _NO_GAIN
-        return wanted & going & ~(decrement <= limit)
+        return wanted & going & ~(decrement(progress) <= limit)
 
     def advance(progress: _Progress) -> _Progress:
         step, _ = _direction(progress.point, progress.at, box, progress.damping)
@@ -184,19 +218,14 @@ def maximize(
         less = progress.damping * _DAMPING_DECAY
         less = jnp.where(less < _LEAST_DAMPING, 0, less)
         more = jnp.maximum(progress.damping * _DAMPING_GROWTH, _FIRST_DAMPING)
-        point, at = jax.tree.map(
-            lambda new, old: jnp.where(accepted, new, old),
-            (point, at),
-            (progress.point, progress.at),
-        )
+        new, old = (point, at), (progress.point, progress.at)
+        point, at = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, old)
         return _Progress(point, at, jnp.where(accepted, less, more), progress.steps + 1)
 
-    first = _Progress(
-        start, evaluate(counts, start, box.kappa), jnp.zeros_like(start[0]), jnp.int32(0)
-    )
+    at = evaluate(counts, start, box.kappa)
+    first = _Progress(start, at, jnp.zeros_like(start[0]), jnp.int32(0))
     last = jax.lax.while_loop(unfinished, advance, first)
-    _, decrement = _direction(last.point, last.at, box, jnp.zeros_like(last.damping))
-    return Maximum(last.point, last.at.value, decrement, last.steps)
+    return Maximum(last.point, last.at.value, decrement(last), last.steps)
 
 
 def held(point: Vector, gradient: Vector, box: Box) -> Flags:
@@ -205,51 +234,38 @@ def held(point: Vector, gradient: Vector, box: Box) -> Flags:
     return (at_low & (gradient <= 0)) | (at_high & (gradient >= 0)) | (box.low >= box.high)
 
 
-def _direction(point: Vector, at: Evaluation, box: Box, damping: Scalar) -> tuple[Vector, Scalar]:
+def _direction(
+    point: Vector, at: Evaluation, box: Box, damping: Scalar | int
+) -> tuple[Vector, Scalar]:
     """The damped Newton step of the free coordinates, and its product with the gradient."""
     gradient = jnp.stack(at.gradient)
-    free = ~held(point, gradient, box)
+    own = at.expected[:3]
+    free = ~held(point, gradient, box) & (jnp.stack(own) > 0)
     gradient = jnp.where(free, gradient, 0)
-    damped = tuple(
-        entry + damping * own for entry, own in zip(at.observed[:3], at.expected[:3], strict=True)
+
+    def of_free(matrix: Symmetric, damping: Scalar | float) -> Symmetric:
+        diagonal = [x + damping * unit for x, unit in zip(matrix[:3], own, strict=True)]
+        return tuple(
+            jnp.where(free[i] & free[j], entry, float(i == j))
+            for (i, j), entry in zip(PAIRS, (*diagonal, *matrix[3:]), strict=True)
+        )
+
+    newton = of_free(at.observed, damping)
+    a, b, c, d, e, f = newton
+    minor = a * b - d * d
+    determinant = c * minor - b * e * e - a * f * f + 2 * d * e * f
+    definite = (a > 0) & (minor > _LEAST_PIVOT * a * b) & (determinant > _LEAST_PIVOT * c * minor)
+    scoring = of_free(at.expected, damping + _LEAST_DAMPING)
+    a, b, c, d, e, f = (jnp.where(definite, *pair) for pair in zip(newton, scoring, strict=True))
+    cofactors = full(
+        (b * c - f * f, a * c - e * e, a * b - d * d, e * f - d * c, d * f - b * e, d * e - a * f)
     )
-    newton, positive = _solve((*damped, *at.observed[3:]), gradient, free)
-    enlarged = tuple(entry * (1 + damping) for entry in at.expected[:3])
-    scoring, _ = _solve((*enlarged, *at.expected[3:]), gradient, free)
-    step = jnp.where(positive, newton, scoring)
+    determinant = a * cofactors[0, 0] + d * cofactors[0, 1] + e * cofactors[0, 2]
+    # Where rounding leaves no positive determinant, a NaN for a step is refused: damping grows.
+    step = jnp.sum(cofactors * gradient[None, :], axis=1) / jnp.where(
+        determinant > 0, determinant, jnp.nan
+    )
     return step, jnp.sum(gradient * step)
-
-
-def _solve(
-    matrix: tuple[Scalar, ...], right: Vector, free: Flags
-) -> tuple[Vector, Bool[Array, ""]]:
-    """Solve a symmetric 3 x 3 system on the free coordinates; and whether it is definite.
-
-    L D Lᵀ without pivoting; where a pivot is not positive, a tiny one takes its place.
-    """
-    a, b, c = (jnp.where(free[i], matrix[i], 1) for i in range(3))
-    d = jnp.where(free[0] & free[1], matrix[3], 0)
-    e = jnp.where(free[0] & free[2], matrix[4], 0)
-    f = jnp.where(free[1] & free[2], matrix[5], 0)
-    first, ok_first = _pivot(a, a)
-    l10, l20 = d / first, e / first
-    second, ok_second = _pivot(b - l10 * d, b)
-    l21 = (f - l20 * d) / second
-    third, ok_third = _pivot(c - l20 * e - l21 * l21 * second, c)
-    y0 = right[0]
-    y1 = right[1] - l10 * y0
-    y2 = right[2] - l20 * y0 - l21 * y1
-    x2 = y2 / third
-    x1 = y1 / second - l21 * x2
-    x0 = y0 / first - l10 * x1 - l20 * x2
-    return jnp.stack([x0, x1, x2]), ok_first & ok_second & ok_third
-
-
-def _pivot(value: Scalar, scale: Scalar) -> tuple[Scalar, Bool[Array, ""]]:
-    least = _LEAST_PIVOT * jnp.abs(scale)
-    positive = value > least
-    tiny = jnp.maximum(least, jnp.finfo(value.dtype).tiny * 1e10)
-    return jnp.where(positive, value, tiny), positive
 
 
 def _move(point: Vector, step: Vector, box: Box, positive: Bool[Array, ""]) -> Vector:

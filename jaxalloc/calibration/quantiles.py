@@ -1,4 +1,4 @@
-"""Quantiles of the normal distribution and of Student's t."""
+"""Quantiles of Student's t that JAX can trace (SciPy's take concrete numbers only)."""
 
 from __future__ import annotations
 
@@ -22,20 +22,18 @@ def student_quantile(probability: Any, dof: Any) -> Any:
     """
     (dof,) = as_floats(dof)
     probability = jnp.asarray(probability, dof.dtype)
-    z = ndtri(probability)
-    square = z * z
+    z, inverse = ndtri(probability), 1 / dof
     terms = (
-        (square + 1) / 4,
-        (5 * square**2 + 16 * square + 3) / 96,
-        (3 * square**3 + 19 * square**2 + 17 * square - 15) / 384,
-        (79 * square**4 + 776 * square**3 + 1482 * square**2 - 1920 * square - 945) / 92160,
+        ((1, 1), 4),
+        ((5, 16, 3), 96),
+        ((3, 19, 17, -15), 384),
+        ((79, 776, 1482, -1920, -945), 92160),
     )
-    inverse = 1 / dof
-    factor = jnp.ones_like(z * inverse)
-    for power, term in enumerate(terms, start=1):
-        factor = factor + term * inverse**power
+    factor = 1 + sum(
+        jnp.polyval(jnp.asarray(above, z.dtype), z * z) / below * inverse**power
+        for power, (above, below) in enumerate(terms, start=1)
+    )
     centred = 2 * probability - 1
     one = jnp.tan(jnp.pi / 2 * centred)
     two = centred * jnp.sqrt(2 / ((1 - centred) * (1 + centred)))
-    few = two * (one / two) ** (2 * inverse - 1)
-    return jnp.where(inverse < 1 / 2, z * factor, few)
+    return jnp.where(inverse < 1 / 2, z * factor, two * (one / two) ** (2 * inverse - 1))

@@ -12,11 +12,19 @@ from jaxtyping import Array, Float, Int
 from jaxalloc.backend.chunks import platform_of
 from jaxalloc.calibration.lack_of_fit import LackOfFit
 from jaxalloc.calibration.likelihood import Scalar
-from jaxalloc.calibration.line import Rows, reweight, scatter, straight, without_scale
-from jaxalloc.calibration.line_errors import covariance_of, equations, line_lack, slope_error
+from jaxalloc.calibration.line import (
+    Times,
+    fit_line,
+    lack_of_line,
+    reweight,
+    scatter,
+    slope_error,
+    spread_of_line,
+    without_scale,
+)
 from jaxalloc.calibration.quantiles import student_quantile
 from jaxalloc.calibration.rows import as_floats, as_labels, check_level, check_rows
-from jaxalloc.calibration.status import FitStatus
+from jaxalloc.calibration.status import FitStatus, first_of, has_covariance
 from jaxalloc.numerics import without_derivative
 
 _NO_DERIVATIVE = (
@@ -91,7 +99,7 @@ def fit_service_time(
     given = {"tokens": tokens, "seconds": seconds, "weight": 1.0 if weight is None else weight}
     if platform_of(list(given.values())) is not None:
         check_rows(given)
-    rows = Rows(*as_floats(*given.values()))
+    rows = Times(*as_floats(*given.values()))
     question = as_labels(question, rows.tokens.shape)
     if not robust:
         return _fit(rows, question, False)
@@ -113,50 +121,49 @@ def service_intervals(fit: ServiceFit, level: float = 0.95) -> Float[Array, "2 2
 
 
 @functools.partial(jax.jit, static_argnames="robust")
-def _fit(rows: Rows, question: Any, robust: bool) -> ServiceFit:
+def _fit(rows: Times, question: Any, robust: bool) -> ServiceFit:
     valid = jnp.all(jnp.isfinite(jnp.stack(rows)) & (jnp.stack(rows) >= 0))
     rows = jax.tree.map(lambda leaf: jnp.where(valid, leaf, 1), rows)
     used = rows.weight > 0
-    scale = jnp.max(jnp.where(used, rows.tokens, 0), initial=0)
-    scale = jnp.where(scale > 0, scale, 1)
+    least, most = (
+        jnp.min(jnp.where(used, rows.tokens, jnp.inf), initial=jnp.inf),
+        jnp.max(jnp.where(used, rows.tokens, 0), initial=0),
+    )
+    scale = jnp.where(most > 0, most, 1)
     scaled = rows._replace(tokens=rows.tokens / scale)
     loss, steps, settled = rows.weight, jnp.int32(0), jnp.array(True)
     if robust:
         loss, steps, settled = reweight(scaled)
-    line, at_bound, unbounded = straight(scaled, loss)
-    cv, cv_error = scatter(scaled, line, robust)
-    own = equations(scaled, line, loss, at_bound, robust)
-    covariance, dof, seen = covariance_of(scaled, own, cv, question)
+    own = fit_line(scaled, loss, robust)
+    cv, cv_error = scatter(scaled, own, robust)
+    spread = spread_of_line(scaled, own, cv, question)
     # A bound that chance makes active is no lack of fit.
-    free = equations(scaled, unbounded, loss, jnp.array(False), robust)
-    lack, missed = line_lack(scaled, free, question)
-    error = slope_error(scaled, own, covariance, question)
-    status = jnp.where(at_bound, FitStatus.AT_BOUND, FitStatus.CONVERGED)
-    status = jnp.where(missed, FitStatus.LACK_OF_FIT, status)
-    finite = jnp.all(jnp.isfinite(jnp.append(covariance, jnp.stack([*line, cv, cv_error]))))
-    status = jnp.where(settled & finite, status, FitStatus.MAX_STEPS)
-    status = jnp.where(line[1] <= _SLOPE_ERRORS * error, FitStatus.FLAT, status)
-    status = jnp.where(line[1] < 0, FitStatus.NEGATIVE_SLOPE, status)
-    if robust:
-        status = jnp.where(without_scale(scaled, line), FitStatus.NO_SCATTER, status)
-    usable = (status <= FitStatus.AT_BOUND) | (status == FitStatus.LACK_OF_FIT)
-    status = jnp.where(usable & ~seen, FitStatus.FEW_QUESTIONS, status)
-    low = jnp.min(jnp.where(used, scaled.tokens, jnp.inf), initial=jnp.inf)
-    few = (jnp.sum(used) < 3) | ~(low < jnp.max(jnp.where(used, scaled.tokens, 0), initial=0))
-    status = jnp.where(few, FitStatus.FEW_LEVELS, status)
-    status = jnp.where(valid, status, FitStatus.INVALID).astype(jnp.int32)
-    one = jnp.ones_like(scale)
-    found = jnp.where(few | ~valid, jnp.nan, one)
-    usable = (status <= FitStatus.AT_BOUND) | (status == FitStatus.LACK_OF_FIT)
-    known = jnp.where(usable, one, jnp.nan)
-    units = jnp.stack([one, 1 / scale])
+    lack, missed = lack_of_line(scaled, fit_line(scaled, loss, robust, bounded=False), question)
+    slope = own.line[1]
+    few = (jnp.sum(used) < 3) | ~(least < most)
+    finite = jnp.all(jnp.isfinite(jnp.append(spread.robust, jnp.stack([*own.line, cv, cv_error]))))
+    flat = slope <= _SLOPE_ERRORS * slope_error(scaled, own, spread, question)
+    status = first_of(
+        (FitStatus.INVALID, ~valid),
+        (FitStatus.FEW_LEVELS, few),
+        (FitStatus.NO_SCATTER, without_scale(scaled, own.line) if robust else False),
+        (FitStatus.NEGATIVE_SLOPE, slope < 0),
+        (FitStatus.FLAT, flat),
+        (FitStatus.MAX_STEPS, ~(settled & finite)),
+        (FitStatus.FEW_QUESTIONS, ~spread.seen),
+        (FitStatus.LACK_OF_FIT, missed),
+        (FitStatus.AT_BOUND, own.at_bound),
+    )
+    found = jnp.where(few | ~valid, jnp.nan, jnp.ones_like(scale))
+    known = jnp.where(has_covariance(status), found, jnp.nan)
+    units = jnp.stack([jnp.ones_like(scale), 1 / scale])
     return ServiceFit(
-        base_time=line[0] * found,
-        time_per_token=line[1] / scale * found,
+        base_time=own.line[0] * found,
+        time_per_token=slope / scale * found,
         service_cv=cv * known,
-        covariance=covariance * units[:, None] * units[None, :] * known,
+        covariance=spread.robust * units[:, None] * units[None, :] * known,
         service_cv_se=cv_error * known,
-        dof=dof,
+        dof=spread.dof,
         lack_of_fit=jax.tree.map(lambda number: number * found, lack),
         steps=steps,
         status=status,

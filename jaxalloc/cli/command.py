@@ -38,7 +38,7 @@ class Given(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """Of its tasks."""
-        return self.file.task_names
+        return self.file.names
 
     @property
     def title(self) -> str:
@@ -78,7 +78,7 @@ def command(function: Callable[..., Answer]) -> Callable[..., None]:
     of_workload = own[0].name == "given"
     head = [_parameter("workload", WorkloadName)] if of_workload else []
     tail = [_parameter("plot", PicturePath, None), _parameter("as_json", AsJson, False)]
-    fields = _field_flags(_number) if of_workload else []
+    fields = _field_flags(field_number) if of_workload else []
 
     def run(plot: Path | None, as_json: bool, **values: Any) -> None:
         read = None
@@ -86,9 +86,7 @@ def command(function: Callable[..., Answer]) -> Callable[..., None]:
             read = _read(values.pop("workload"), {name: values.pop(name) for name in SCALARS})
         with computing():
             if read is not None:
-                from jaxalloc.workloads.files import to_workload
-
-                values["given"] = Given(*read, to_workload(read[1]))
+                values["given"] = Given(*read, read[1].workload)
             answer = function(**values)
             deliver(
                 ({"workload": read[0]} if read else {}) | answer.document,
@@ -111,7 +109,7 @@ def _read(name: str, numbers: Mapping[str, float | None]) -> tuple[str, Workload
     return name, override(load(name), given, f"{name} with {', '.join(map(flag, given))}")
 
 
-def _number(field: str) -> Callable[[str], float]:
+def field_number(field: str) -> Callable[[str], float]:
     """A parser of the numbers that a field of a workload may be."""
 
     def parse(text: str) -> float:

@@ -25,18 +25,21 @@ def computing() -> Iterator[None]:
       BadInput: JAX finds no device to compute on.
     """
     import jax
+    from jax.experimental.compilation_cache import compilation_cache
 
     problem = device_error()
     if problem:
         raise BadInput(problem)
+    kept = _kept_programs()
     # A thread that the block starts sees the global flags, not the context of this thread.
-    wanted = {"jax_enable_x64": True} | _kept_programs()
-    before = {name: jax.config.values[name] for name in wanted}
+    wanted = {"jax_enable_x64": True} | kept
     with contextlib.ExitStack() as undo, warnings.catch_warnings():
         # A program that can be neither read nor kept is compiled anew, and that is all.
         warnings.filterwarnings("ignore", message=".*persistent compilation cache")
+        if kept:
+            undo.callback(compilation_cache.reset_cache)  # or JAX would go on with it
         for name, value in wanted.items():
-            undo.callback(jax.config.update, name, before[name])
+            undo.callback(jax.config.update, name, jax.config.values[name])
             jax.config.update(name, value)
         with jax.enable_x64(True):
             yield

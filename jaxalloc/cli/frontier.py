@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 from jaxalloc.cli.command import Answer, Given, command
-from jaxalloc.cli.errors import BadInput
 from jaxalloc.cli.options import ADVICE, failures, flag, number, option
 from jaxalloc.cli.report import MEASURES, Column, Part, Table, facts, rows
 
@@ -43,12 +42,12 @@ def frontier(
     import jax
 
     import jaxalloc
-    from jaxalloc.sweep.allocations import parse_axis
+    from jaxalloc.messages import within
+    from jaxalloc.sweep.allocations import quantity_of
+    from jaxalloc.sweep.axes import read_axis
 
-    try:
-        axis = parse_axis("accuracy_weight", weights, given.names)
-    except ValueError as error:
-        raise BadInput(f"weights: {error}") from None
+    with within("weights"):
+        axis = read_axis("accuracy_weight", weights, quantity_of("accuracy_weight", ()))
     curve = jax.device_get(jax.jit(jaxalloc.frontier)(given.workload, axis.values))
     points = rows(
         accuracy_weight=curve.weight,

@@ -7,23 +7,18 @@ later is named as the library names it: `app` writes the flag for the argument.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.cli.errors import BadInput
 
 PICTURES = (".png", ".pdf", ".svg")
 MOST_SEED = 2**53  # a few more than it still fit into 64 bits
-ADVICE = {
-    "MAX_STEPS": "the residual is above the tolerance: try --solver newton or a larger --max-steps",
-    "INFEASIBLE": "the server is overloaded even with the smallest budgets: "
-    "lower --arrival-rate, --min-tokens or --base-time",
-    "NON_FINITE": "a field of the workload is NaN or infinite: correct it",
-    "INVALID": "a field of the workload is outside its domain: correct it",
-}
 
 
 def number(
@@ -86,8 +81,7 @@ def target(*suffixes: str) -> Callable[..., Any]:
 
 def check_target(path: Path | None, suffixes: tuple[str, ...], name: str) -> None:
     """Complain about a file that could not be written; `name` is the flag that gives it."""
-    from jaxalloc.files import unfinished_file
-    from jaxalloc.sweep.parquet import check_target as check
+    from jaxalloc.files import check_target as check, unfinished_file
 
     if path is None:
         return
@@ -161,6 +155,13 @@ def make_solver(name: SolverName, max_steps: int | None, tolerance: float | None
 def flag(field: str) -> str:
     """`--arrival-rate` for `arrival_rate`."""
     return "--" + field.replace("_", "-")
+
+
+# What each status advises, the arguments as flags.
+ADVICE = {
+    status.name: re.sub(r"\b[a-z]+_[a-z_]+", lambda name: flag(name[0]), status.advice)
+    for status in Status
+}
 
 
 def failures(*statuses: str) -> list[str]:

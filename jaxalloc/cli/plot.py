@@ -14,7 +14,6 @@ from jaxalloc.cli.report import deliver
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from jaxalloc.cli.plots.sweep import Along
     from jaxalloc.sweep.stored import Stored
 
 _MOST_PANELS = 8
@@ -44,14 +43,14 @@ def plot(
     as_json: AsJson = False,
 ) -> None:
     """Draw maps over two axes, the frontier, or policies side by side."""
-    from jaxalloc.sweep.stored import open_stored
+    from jaxalloc.sweep.stored import open as open_sweep
 
     kinds = {"heat": _heat, "frontier": _frontier, "policies": _policies}
     if kind is not None and kind not in kinds:
         raise BadInput(f"kind = {kind!r} is unknown: give one of {', '.join(kinds)}")
     out = Path(f"{sweep.resolve().stem}.png") if out is None else out
     check_target(out, PICTURES, "--out")
-    stored = open_stored(sweep)
+    stored = open_sweep(sweep)
     kind = kind or _suitable(stored)
     columns = [name.strip() for name in values.split(",")] if values else []
     _check_names(stored, x, y, columns)
@@ -91,14 +90,6 @@ def _held(stored: Stored, text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _along(stored: Stored, axis: str, values: Any) -> Along:
-    from jaxalloc.cli.plots.sweep import Along
-
-    described = stored.plan.get("axes", {})
-    log = isinstance(described, dict) and described.get(axis, {}).get("spacing") == "log"
-    return Along(axis, values, log)
-
-
 def _heat(
     stored: Stored, x: str | None, y: str | None, columns: list[str], held: dict[str, Any]
 ) -> Figure:
@@ -106,7 +97,7 @@ def _heat(
     import numpy as np
 
     from jaxalloc.cli.plots.style import title_of
-    from jaxalloc.cli.plots.sweep import maps_figure
+    from jaxalloc.cli.plots.sweep import along, maps_figure
 
     columns = columns or _telling(stored)
     grid = stored.plan["design"] == "grid"
@@ -134,7 +125,7 @@ def _heat(
             drawn = found.astype(float).where(answered)
             maps[name] = np.asarray(drawn.transpose(up, across).values)
         places = {axis: arrays[axis].values for axis in (across, up)}
-    first, second = (_along(stored, axis, places[axis]) for axis in (across, up))
+    first, second = (along(stored, axis, places[axis]) for axis in (across, up))
     return maps_figure(maps, first, second, "; ".join(title))
 
 
@@ -189,21 +180,10 @@ def _telling(stored: Stored) -> list[str]:
 def _frontier(stored: Stored, *ignored: Any) -> Figure:
     """Accuracy against time along the accuracy weight."""
     from jaxalloc.cli.plots.frontier import frontier_figure
-    from jaxalloc.sweep.axes import Axis
-    from jaxalloc.sweep.designs import Grid
 
     if "accuracy_weight" not in stored.axes or stored.plan["design"] != "grid":
         raise BadInput("kind = frontier needs a grid with an axis accuracy_weight: give another")
-    names = ("status", "mean_system_time", "mean_accuracy")
-    arrays = stored.to_xarray([*names])
-    named = [name.partition(".") for name in stored.axes]
-    lines = [_along(stored, axis, arrays[axis].values) for axis in stored.axes]
-    axes = [
-        Axis(field, task or None, line.values, line.log)
-        for line, (field, _, task) in zip(lines, named, strict=True)
-    ]
-    columns = {name: arrays[name].values.ravel() for name in names}
-    return frontier_figure(Grid(tuple(axes)), columns, stored.path.stem)
+    return frontier_figure(stored, stored.path.stem)
 
 
 def _policies(

@@ -32,6 +32,6 @@ def presets(
         typer.echo(builtin_text(name), nl=False)
     else:
         for known, file in files.items():
-            told = {"preset": known, "tasks": ", ".join(file.task_names)}
+            told = {"preset": known, "tasks": ", ".join(file.names)}
             told |= {"source": file.source or "", "note": file.note or ""}
             show([*told.items(), ("", "")])

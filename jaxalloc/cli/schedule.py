@@ -12,7 +12,6 @@ from jaxalloc.cli.errors import BadInput
 from jaxalloc.cli.options import Seed, TimeUnit, number, option
 from jaxalloc.cli.report import Column, Part, Table, number as shown
 
-DEFAULT_POLICIES = "a_min,a_max,h_sf,mc_sf,mc_benchmark,vllm,alpha,alpha_beta"
 MOST_TOKENS = 1 << 30  # and rounds: the scheduler counts in 32 bits
 MOST_REQUESTS = 10**7  # of all replications: about 5 GB
 _TOKENS = number(0, MOST_TOKENS, whole=True)
@@ -40,8 +39,8 @@ def schedule(
         ),
     ],
     policies: Annotated[
-        str, option("--policies", "A,B", "Which policies to compare.")
-    ] = DEFAULT_POLICIES,
+        str | None, option("--policies", "A,B", "Which policies to compare; by default all.")
+    ] = None,
     requests: Annotated[int, option("--requests", "N", "Requests a replication.", _COUNT)] = 1000,
     replications: Annotated[
         int,
@@ -99,9 +98,10 @@ def schedule(
         )
     from jaxalloc.cli.schedule_answer import Study
     from jaxalloc.messages import read_pairs, within
+    from jaxalloc.scheduling.policies import by_name
     from jaxalloc.traces import words
 
-    chosen = words.read_policies(policies, aging)
+    chosen = words.read_policies(",".join(by_name) if policies is None else policies, aging)
     model = words.read_batch_time(batch_time)
     with within("columns"):
         reading: dict[str, Any] = {"columns": read_pairs(columns or ""), "time_unit": time_unit}

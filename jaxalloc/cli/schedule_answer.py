@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxalloc.scheduling.batch import simulate_batch
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.bounds import latency_bound
-from jaxalloc.scheduling.instance import validate
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
+from jaxalloc.scheduling.simulation import simulate_batch
 from jaxalloc.traces.intervals import calibration
 from jaxalloc.traces.words import Source, policy_keys, read_intervals
 
 # Predictions from perfect to useless, in the words of `--intervals`.
 WIDTHS = ("exact", "bins:100", "bins:50", "bins:20", "bins:10", "bins:5", "bins:2", "one")
-READS_PREDICTIONS = ("a_min", "a_max", "mc_sf", "mc_benchmark")
 _PERCENTILES = (50, 95, 99)
 _FIGURES = (
     *("total_latency", "mean_latency", "mean_time_to_first_token", "makespan", "rounds"),
@@ -59,7 +57,7 @@ class Study(NamedTuple):
             for trace, own in zip(traces, made, strict=True)
         ]
 
-        def stacked(rows: list[Any], *names: str) -> dict[str, Any]:
+        def stacked(rows: Sequence[Any], *names: str) -> dict[str, Any]:
             return {name: np.stack([getattr(row, name) for row in rows]) for name in names}
 
         batch = Requests.create(
@@ -72,7 +70,7 @@ class Study(NamedTuple):
     def play(self, policy: Policy, record: int = 0) -> Schedule:
         """All replications of one policy."""
         batch, _ = self.requests()
-        validate(batch, self.capacity, policy, batch_time=self.batch_time)
+        batch.check(self.capacity, policy, batch_time=self.batch_time)
         keys = policy_keys(self.source.seeds, self.source.stretches) if policy.draws else None
         return simulate_batch(
             batch,
@@ -135,7 +133,7 @@ class Study(NamedTuple):
             other = self._replace(intervals=words)
             width = other.requests()[1]["mean_width"]
             for name, policy in chosen.items():
-                again = other.play(policy) if name in READS_PREDICTIONS else played[name]
+                again = other.play(policy) if policy.reads_predictions else played[name]
                 curves[name].append((width, _mean(again.mean_latency)))
         return curves
 

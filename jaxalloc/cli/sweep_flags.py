@@ -10,10 +10,9 @@ import typer
 from typer.core import TyperCommand
 
 from jaxalloc.cli.errors import BadInput
-from jaxalloc.cli.options import flag
+from jaxalloc.cli.options import flag, option
 
 WORDS = "jaxalloc.words"
-_CLUSTER = "Several processes (see jax.distributed)"
 
 Study = Annotated[
     str,
@@ -25,25 +24,19 @@ Study = Annotated[
 ]
 Axes = Annotated[
     list[str] | None,
-    typer.Option(
-        "--axis", metavar="NAME=AXIS", help="An axis of one task: decay.GSM8K=1e-3:1e-2:5:log."
-    ),
+    option("--axis", "NAME=AXIS", "An axis of one task: decay.GSM8K=1e-3:1e-2:5:log."),
 ]
 Design = Annotated[
     str,
-    typer.Option("--design", help="grid; or sobol or random: --points drawn from axes FROM:TO."),
+    option("--design", "NAME", "grid; or sobol or random: --points drawn from axes FROM:TO."),
 ]
-Points = Annotated[int | None, typer.Option("--points", metavar="N", help="How many are drawn.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of the points drawn.")]
+Points = Annotated[int | None, option("--points", "N", "How many are drawn.")]
+Seed = Annotated[int, option("--seed", "N", "Of the points drawn.")]
 TableFile = Annotated[
-    Path | None,
-    typer.Option("--table", metavar="FILE", help="Configurations one by one: .csv, .parquet."),
+    Path | None, option("--table", "FILE", "Configurations one by one: .csv, .parquet.")
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="PATH", help="One file (.parquet), or a folder of parts."),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue what the folder of --out holds.")]
+Out = Annotated[Path | None, option("--out", "PATH", "One file (.parquet), or a folder of parts.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue what is in --out.")]
 Verify = Annotated[
     bool,
     typer.Option(
@@ -51,34 +44,16 @@ Verify = Annotated[
         help="Read all of the folder of --out and name what is damaged; with --resume, mend it.",
     ),
 ]
-ChunkSize = Annotated[
-    int | None,
-    typer.Option("--chunk-size", metavar="N", help="Configurations a chunk."),
-]
+ChunkSize = Annotated[int | None, option("--chunk-size", "N", "Configurations a chunk.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what it would take, from a few timed chunks.")
 ]
-Coordinator = Annotated[
-    str | None,
-    typer.Option(
-        "--coordinator", metavar="HOST:PORT", help="Of process 0.", rich_help_panel=_CLUSTER
-    ),
-]
 NumProcesses = Annotated[
-    int | None,
-    typer.Option("--num-processes", metavar="N", help="In all.", rich_help_panel=_CLUSTER),
+    int | None, option("--num-processes", "N", "Processes that share the folder: see --process-id.")
 ]
 ProcessId = Annotated[
     int | None,
-    typer.Option("--process-id", metavar="I", help="Of this.", rich_help_panel=_CLUSTER),
-]
-Distributed = Annotated[
-    bool,
-    typer.Option(
-        "--distributed",
-        help="Find the processes as Slurm, Open MPI or Kubernetes lay them out.",
-        rich_help_panel=_CLUSTER,
-    ),
+    option("--process-id", "I", "Which of them this is, from 0 on: it takes every N-th chunk."),
 ]
 
 

@@ -14,16 +14,12 @@ if TYPE_CHECKING:
     from jaxalloc.sweep.running import Progress
 
 _LINE_EVERY = 10.0  # s, where stderr is no terminal
-_STOPPING = "stopping after the running chunk; Ctrl-C again stops at once"
+_STOPPING = "stopping after the running chunks; Ctrl-C again stops at once"
 
 
 @contextmanager
-def interruptible(hard: bool) -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed: the first is noted, the second interrupts.
-
-    Args:
-      hard: the second ends the process at once, since nothing is to be saved.
-    """
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed: the first is noted, the second ends the process at once."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # signals belong to the main thread
         return
@@ -31,12 +27,8 @@ def interruptible(hard: bool) -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: Any) -> None:
         pressed.set()
-        signal.signal(signal.SIGINT, signal.SIG_DFL if hard else interrupt)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         sys.stderr.write(f"\njaxalloc: {_STOPPING}\n")
-
-    def interrupt(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third would disturb the saving
-        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, note)
     try:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalloc.calibration.accuracy import AccuracyFit, fit_counts, gather
+from jaxalloc.calibration.accuracy import AccuracyFit, fit_counts
+from jaxalloc.calibration.evidence import Rows
 from jaxalloc.calibration.intervals import Intervals, count_intervals
 from jaxalloc.calibration.likelihood import Counts
 from jaxalloc.calibration.service import ServiceFit, fit_service_time, service_intervals
-from jaxalloc.calibration.status import CONSTANT, MEANING, USABLE, FitStatus
-from jaxalloc.calibration.verdict import Rows
+from jaxalloc.calibration.status import FitStatus
 from jaxalloc.measurements.goodness import NORMAL, Bins, group
-from jaxalloc.measurements.runs import Counted, Runs
+from jaxalloc.measurements.runs import Runs
 from jaxalloc.tables import Floats
 
+_SLOWEST, _FASTEST = 1.0, 1e-7  # s a token: beyond these another unit is meant
+_LONGEST = 3600.0  # s, of a query without thinking
+_LEAST_ROWS = 8  # of a padded table
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class TaskFit:
     """What the runs of one task say.
 
@@ -53,103 +58,121 @@ class TaskFit:
     first_share: tuple[float, float]
 
     @property
+    def statuses(self) -> tuple[FitStatus, FitStatus]:
+        """Of the curve and of the service time."""
+        return FitStatus(int(self.curve.status)), FitStatus(int(self.service.status))
+
+    @property
     def usable(self) -> bool:
         """Whether the data determine both laws."""
-        return all(FitStatus(int(f.status)) in USABLE for f in (self.curve, self.service))
+        return all(status.usable for status in self.statuses)
 
     @property
     def constant(self) -> bool:
         """Whether more tokens do not raise accuracy: such a task belongs at its smallest budget."""
-        return int(self.curve.status) in CONSTANT
+        return self.statuses[0].constant
 
     @property
     def writable(self) -> bool:
         """Whether there are numbers for a workload, be it of a law that misses the data."""
         laws = (self.service,) if self.constant else (self.service, self.curve)
-        return all(
-            int(law.status) in (*USABLE, FitStatus.LACK_OF_FIT)
-            and bool(np.all(np.isfinite(law.covariance)))
-            for law in laws
-        )
+        return all(np.all(np.isfinite(law.covariance)) for law in laws)
 
     @property
     def complaints(self) -> list[str]:
         """What is to be said of the two laws, none where all is well."""
         lines = []
-        for law, fit in (("accuracy", self.curve), ("service time", self.service)):
-            status = FitStatus(int(fit.status))
-            chance = ""
-            if status == FitStatus.LACK_OF_FIT:
-                chance = f" (p = {float(fit.lack_of_fit.p_value):.1g})"
+        lacks = self.curve.lack_of_fit, self.service.lack_of_fit
+        laws = zip(("accuracy", "service time"), self.statuses, lacks, strict=True)
+        for law, status, lack in laws:
+            missed = status == FitStatus.LACK_OF_FIT
+            chance = f" (p = {float(lack.p_value):.1g})" if missed else ""
             if status != FitStatus.CONVERGED:
-                lines.append(f"{law} {status.name}{chance}: {MEANING[status]}")
+                lines.append(f"{self.name}: {law} {status.name}{chance}: {status.meaning}")
         return lines
 
+    @property
+    def doubts(self) -> list[str]:
+        """What is to be said of times that are hardly seconds."""
+        slope, start = float(self.service.time_per_token), float(self.service.base_time)
+        if slope > _SLOWEST or 0 < slope < _FASTEST:
+            shown = f"{slope:.3g} s a token"
+        elif start > _LONGEST:
+            shown = f"{start:.3g} s without thinking"
+        else:
+            return []
+        return [
+            f"{self.name}: {shown} is implausible: check the unit of the times, which the name of "
+            "their column (latency_ms) or --time-unit tells"
+        ]
 
-def fit_runs(runs: Runs, *, robust: bool = False, level: float = 0.95) -> list[TaskFit]:
-    """Fit every task of a table, in the dtype of JAX's default.
+
+def fit_tasks(runs: Runs, *, robust: bool = False, level: float = 0.95) -> list[TaskFit]:
+    """Fit every task of a table, in the dtype of JAX's default, by one compiled program.
 
     Args:
       runs: the table.
       robust: service times by Huber's loss instead of squares.
       level: of the intervals.
     """
-    return [_fit_task(runs.of_task(k), robust, level) for k in range(len(runs.tasks))]
+    own = [runs.of_task(k) for k in range(len(runs.tasks))]
+    tables = [*map(_columns, own)]
+    sizes = jax.tree.map(_common_size, *tables)
+    results = []
+    for task, table in zip(own, tables, strict=True):
+        rows = task.count()
+        found = _fit(jax.tree.map(_padded, table, sizes), robust, level)
+        curve, intervals, service, ends = jax.tree.map(np.asarray, found)
+        numbers = [float(x) for x in (curve.gain, curve.decay, curve.floor)]
+        first = group(rows, 0.0, 1.0, rows.correct.sum() / rows.trials.sum())
+        reach = float(first.high[0] - first.low[0]) / 2
+        results.append(
+            TaskFit(
+                name=task.tasks[0],
+                answers=len(task.tokens),
+                questions=None if task.question is None else len(np.unique(task.question)),
+                min_tokens=float(task.tokens.min()),
+                max_tokens=float(task.tokens.max()),
+                mean_seconds=float(task.seconds.mean()),
+                curve=curve,
+                intervals=intervals,
+                service=service,
+                service_ends=ends,
+                bins=group(rows, *numbers) if np.isfinite(numbers[0]) else None,
+                first_share=(float(first.observed[0]), reach / NORMAL),
+            )
+        )
+    return results
 
 
-def _fit_task(runs: Runs, robust: bool, level: float) -> TaskFit:
-    counted = runs.count()
-    levels = gather(Counts(*map(jnp.asarray, (counted.tokens, counted.correct, counted.trials))))
-    curve = fit_counts(levels, _rows(counted))
-    intervals = count_intervals(curve, levels, level)
-    tokens, seconds, weight, question = _padded(
-        runs.tokens, runs.seconds, np.ones_like(runs.tokens), _labels(runs.question)
-    )
-    service = fit_service_time(
-        tokens, seconds, weight, None if runs.question is None else question, robust
-    )
-    there = np.isfinite(float(curve.gain))
-    mean = counted.correct.sum() / counted.trials.sum()
-    first = group(counted, 0.0, 1.0, mean)
-    reach = (first.high[0] - first.low[0]) / 2
-    numbers = [float(x) for x in (curve.gain, curve.decay, curve.floor)]
-    return TaskFit(
-        name=runs.tasks[0],
-        answers=len(runs.tokens),
-        questions=None if runs.question is None else len(np.unique(runs.question)),
-        min_tokens=float(runs.tokens.min()),
-        max_tokens=float(runs.tokens.max()),
-        mean_seconds=float(runs.seconds.mean()),
-        curve=jax.tree.map(np.asarray, curve),
-        intervals=jax.tree.map(np.asarray, intervals),
-        service=jax.tree.map(np.asarray, service),
-        service_ends=np.asarray(service_intervals(service, level)),
-        bins=group(counted, *numbers) if there else None,
-        first_share=(float(first.observed[0]), float(reach / NORMAL)),
-    )
+def _columns(task: Runs) -> tuple[Counts, Rows | None, tuple[Any, ...]]:
+    """What is fitted of one task: counts by budget, the same by question, times."""
+    rows: Any = task.count()
+    tokens, place = np.unique(rows.tokens, return_inverse=True)
+    levels: Any = [tokens, np.bincount(place, rows.correct), np.bincount(place, rows.trials)]
+    times = task.tokens, task.seconds, np.ones_like(task.tokens)
+    if task.question is None:
+        return Counts(*levels), None, (*times, None)
+    counts = Counts(rows.tokens, rows.correct, rows.trials)
+    _, question = np.unique(task.question, return_inverse=True)
+    return Counts(*levels), Rows(counts, rows.question), (*times, question)
 
 
-def _labels(question: Any) -> Any:
-    """Questions numbered from 0, so that they fit into any integer."""
-    return None if question is None else np.unique(question, return_inverse=True)[1]
+def _common_size(*columns: Any) -> int:
+    """The power of two that the columns of all tasks fit into."""
+    return 1 << (max(_LEAST_ROWS, *map(len, columns)) - 1).bit_length()
 
 
-def _rows(counted: Counted) -> Rows | None:
-    """The counts by question, filled up; None without questions."""
-    if counted.question is None:
-        return None
-    tokens, correct, trials, question = _padded(
-        counted.tokens, counted.correct, counted.trials, _labels(counted.question)
-    )
-    return Rows(Counts(*map(jnp.asarray, (tokens, correct, trials))), jnp.asarray(question))
+def _padded(column: Any, size: int) -> Any:
+    """A column filled up with zeros, which are rows of no weight."""
+    return jnp.asarray(np.pad(column, (0, size - len(column))))
 
 
-def _padded(tokens: Any, value: Any, weight: Any, question: Any) -> list[Any]:
-    """Columns filled up to a power of two with rows of weight 0."""
-
-    def pad(column: Any, filler: Any) -> Any:
-        size = 1 << max(3, (len(column) - 1).bit_length())
-        return np.pad(column, (0, size - len(column)), constant_values=filler)
-
-    columns = [pad(tokens, tokens[0]), pad(value, 0), pad(weight, 0)]
-    return [*columns, None if question is None else pad(question, question[0])]
+@functools.partial(jax.jit, static_argnames=("robust", "level"))
+def _fit(columns: Any, robust: bool, level: float) -> Any:
+    """The curve, its intervals, the service time and its intervals, of one task."""
+    levels, rows, times = columns
+    curve = fit_counts(levels, rows)
+    tokens, seconds, weight, question = times
+    service = fit_service_time(tokens, seconds, weight, question, robust)
+    return curve, count_intervals(curve, levels, level), service, service_intervals(service, level)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxalloc.tables import Floats
 NORMAL = 1.959964
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Bins:
     """Answers grouped by budget, M groups.
 
@@ -34,6 +34,11 @@ class Bins:
     high: Floats
     fitted: Floats
     deviance: Floats
+
+    def rows(self) -> list[dict[str, float]]:
+        """The groups as plain Python."""
+        columns = {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def group(counted: Counted, gain: float, decay: float, floor: float) -> Bins:

@@ -41,11 +41,18 @@ class BatchTime:
         """Llama2-70B on two A100, as measured by arXiv 2502.07115's simulator (M = 16,492)."""
         return cls(base=44.6e-3, per_request=0.52e-3, per_token=0.0027e-3, per_prefill=0.378e-3)
 
+    @property
+    def shortest(self) -> Array:
+        """The least seconds of a round that runs one request."""
+        return jnp.asarray(self.base + self.per_request + self.per_token)
+
     def seconds(self, *, batch: Any, held: Any, prefill: Any) -> Array:
         """The length of one round, s."""
         base = jnp.asarray(self.base)
         base = base if jnp.issubdtype(base.dtype, jnp.floating) else base.astype(float)
         amounts = (self.per_request, batch), (self.per_token, held), (self.per_prefill, prefill)
-        terms = (jnp.asarray(f).astype(base.dtype) * jnp.asarray(n).astype(base.dtype)
-                 for f, n in amounts)  # fmt: skip
-        return sum(terms, base)
+        for factor, amount in amounts:
+            base = base + jnp.asarray(factor).astype(base.dtype) * jnp.asarray(amount).astype(
+                base.dtype
+            )
+        return base

@@ -4,7 +4,8 @@ Outside of a kernel a batch is one loop over arrays in device memory, in which e
 for the slowest and plays every branch of every round. Here an instance is a program with branches
 of its own. The slots, and with them the usage planned at every future round that matters, stay in
 the registers of its threads; the requests, the queue and what becomes of them stay in device
-memory, of which it reads and writes what a round touches. The rules are those of `rounds`.
+memory, of which it reads and writes what a round touches. The rules are those of `rounds`; here
+stands how they reach what is there.
 
 Registers hold a limited number of slots, and few instances run many requests together. So a batch
 is first played with few slots; what runs out of them is played again with more, and by the plain
@@ -20,12 +21,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array
 
-from jaxalloc.scheduling import rounds, state
-from jaxalloc.scheduling.kvcache import NUM_ROWS, Slots
 from jaxalloc.scheduling.policies import Policy
-from jaxalloc.scheduling.state import Instance, State
-from jaxalloc.scheduling.storage import InMemory, OnChip
+from jaxalloc.scheduling.rounds import arrays, cache, state, turn
+from jaxalloc.scheduling.rounds.arrays import Scalar
+from jaxalloc.scheduling.rounds.cache import Job, Slots
+from jaxalloc.scheduling.rounds.state import Instance, State
 
 FEW_SLOTS = 256  # that one warp holds: the first attempt
 MOST_SLOTS = 4096  # that a program holds
@@ -35,7 +37,7 @@ _WARPS = 16  # at most
 
 def takes(instance: Instance) -> bool:
     """Whether there is a kernel for it; a policy that draws has none."""
-    return instance.key is None
+    return instance.random_key is None
 
 
 def in_programs(
@@ -93,10 +95,10 @@ def _play(
 
     def begin(instance: Instance) -> State:
         first = state.initial(instance, policy, 1, record)
-        return rounds.wait_for_arrival(instance, first)._replace(slots=_NO_SLOTS)
+        return turn.wait_for_arrival(instance, first)._replace(slots=_NO_SLOTS)
 
     firsts = jax.vmap(begin)(instances)
-    if math.prod(instances.jobs.shape) == 0:
+    if math.prod(instances.prompt.shape) == 0:
         return firsts
     read, read_tree = jax.tree.flatten(instances)
     kept, kept_tree = jax.tree.flatten(firsts)
@@ -115,7 +117,7 @@ def _play(
         shape = leaf.shape[1:]
         return pl.BlockSpec((None, *shape), lambda i: (i, *(0,) * len(shape)))
 
-    warps = max(1, min(_WARPS, _width(num_slots) // _SLOTS_A_WARP))
+    warps = max(1, min(_WARPS, (2 * num_slots - 1) // _SLOTS_A_WARP))
     last = pl.pallas_call(
         program,
         out_shape=[jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in kept],
@@ -131,11 +133,6 @@ def _play(
     return found
 
 
-def _width(num_slots: int) -> int:
-    """Slots rounded up to a power of two."""
-    return 1 << max(num_slots - 1, 0).bit_length()
-
-
 def _bind(refs: Sequence[Any], settle: Callable[[], None]) -> list[Any]:
     """Arrays where they are, and numbers read."""
     return [InMemory(ref, settle) if ref.ndim else ref[...] for ref in refs]
@@ -143,12 +140,12 @@ def _bind(refs: Sequence[Any], settle: Callable[[], None]) -> list[Any]:
 
 def _last(instance: Instance, policy: Policy, first: State, num_slots: int) -> State:
     """One instance from its first state to its last, the slots on the chip."""
-    row = jnp.zeros(_width(num_slots), jnp.int32)
-    table, usage = OnChip(*[row] * NUM_ROWS), OnChip(row)
+    width = 1 << max(num_slots - 1, 0).bit_length()
+    slots: Any = OnChip(*[jnp.zeros(width, jnp.int32)] * len(Job._fields))
     return lax.while_loop(
-        lambda now: ~rounds.is_over(instance, now),
-        lambda now: rounds.play(instance, policy, now, num_slots),
-        first._replace(slots=Slots(table, usage)),
+        lambda now: ~turn.is_over(instance, now),
+        lambda now: turn.play(instance, policy, now, num_slots),
+        first._replace(slots=slots),
     )
 
 
@@ -162,4 +159,95 @@ def _write(last: State, results: Sequence[Any]) -> None:
             ref[...] = leaf
 
 
-_NO_SLOTS = Slots(None, None)
+_NO_SLOTS: Any = Slots(*[None] * 2)
+
+
+class InMemory:
+    """An array in device memory, behind a reference that a kernel was given; changed in place.
+
+    Attributes:
+      ref: the reference.
+      settle: called before and after a change, for all threads must have read what was there, and
+        then see what is.
+    """
+
+    def __init__(self, ref: Any, settle: Callable[[], None]) -> None:
+        self.ref, self.settle, self.shape = ref, settle, ref.shape
+
+
+# A reference is no value that a loop could carry: it is part of the structure of what carries it.
+jax.tree_util.register_pytree_node(InMemory, lambda memory: ((), memory), lambda memory, _: memory)
+
+
+@arrays.at.register
+def _(values: InMemory, index: Scalar) -> Any:
+    return values.ref[index]
+
+
+def _write_all(values: InMemory, changes: Sequence[tuple[Any, Any]]) -> InMemory:
+    values.settle()
+    for index, value in changes:
+        values.ref[index] = jnp.asarray(value).astype(values.ref.dtype)
+    values.settle()
+    return values
+
+
+@arrays.put.register
+def _(values: InMemory, index: Scalar, value: Array) -> InMemory:
+    return _write_all(values, [(index, value)])
+
+
+@arrays.row_at.register
+def _(table: InMemory, index: Scalar) -> list[Array]:
+    return [table.ref[line, index] for line in range(table.shape[0])]
+
+
+@arrays.put_row.register
+def _(table: InMemory, index: Scalar, row: Sequence[Array]) -> InMemory:
+    return _write_all(table, [((line, index), value) for line, value in enumerate(row)])
+
+
+@arrays.smallest.register
+def _(values: InMemory, first: Scalar | int, width: int) -> Any:
+    from jax.experimental import pallas as pl
+
+    return jnp.min(values.ref[pl.ds(first, width)])
+
+
+class OnChip(Job):
+    """The jobs of all slots in the registers of the threads that run an instance together.
+
+    Registers have no addresses, so an entry is found and changed by comparing every index, and a
+    pass takes all slots at once.
+    """
+
+    __slots__ = ()
+
+
+def _slots(jobs: OnChip) -> Array:
+    return lax.iota(jnp.int32, jobs.usage.shape[0])
+
+
+@cache.job_at.register
+def _(slots: OnChip, slot: Scalar) -> tuple[list[Array], Array]:
+    here = _slots(slots) == slot
+    *others, usage = (jnp.sum(jnp.where(here, row, 0), dtype=row.dtype) for row in slots)
+    return others, usage
+
+
+@cache.put_job.register
+def _(slots: OnChip, slot: Scalar, others: Any, usage: Scalar) -> OnChip:
+    here = _slots(slots) == slot
+    pairs = zip([*others, usage], slots, strict=True)
+    return OnChip(*(jnp.where(here, *pair) for pair in pairs))
+
+
+@cache.fold.register
+def _(slots: OnChip, running: Scalar, read: Any, *combine: Any) -> list[Array]:
+    found = read(slots, _slots(slots))
+    return [arrays.REDUCE[how](values) for how, values in zip(combine, found, strict=True)]
+
+
+@cache.plan.register
+def _(slots: OnChip, running: Scalar, end: Scalar, offset: Scalar, sign: int) -> OnChip:
+    return slots._replace(usage=cache.planned(slots, end, offset, sign))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,14 @@ def as_int32(name: str, value: Any) -> Any:
     if isinstance(value, int):
         value = max(min(value, LARGEST), NOT_WHOLE)
     array = xp.asarray(value)
-    if array.dtype == np.int32:
-        return array
-    if jnp.issubdtype(array.dtype, jnp.floating):
-        return _whole(xp, array.astype(np.float32) if array.dtype.itemsize < 4 else array)
-    if array.dtype == bool:
+    if array.dtype in (np.int32, bool):
         return array.astype(np.int32)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        number = array.astype(np.float32) if array.dtype.itemsize < 4 else array
+        large = number >= 2.0**31
+        whole = (number == xp.floor(number)) & (number > -(2.0**31)) & ~large
+        small = xp.where(whole, number, xp.zeros_like(number)).astype(np.int32)
+        return xp.where(whole, small, xp.where(large, np.int32(LARGEST), np.int32(NOT_WHOLE)))
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} = {value!r} is not a number: give numbers or arrays of them")
     limits = jnp.iinfo(array.dtype)
@@ -41,15 +43,6 @@ def as_int32(name: str, value: Any) -> Any:
     if limits.min < NOT_WHOLE:
         array = xp.maximum(array, np.asarray(NOT_WHOLE, array.dtype))
     return array.astype(np.int32)
-
-
-def _whole(xp: Any, number: Any) -> Any:
-    """A floating array as int32."""
-    large = number >= 2.0**31
-    whole = (number == xp.floor(number)) & (number > -(2.0**31)) & ~large
-    small = xp.where(whole, number, xp.zeros_like(number)).astype(np.int32)
-    other = xp.where(large, np.int32(LARGEST), np.int32(NOT_WHOLE))
-    return xp.where(whole, small, other)
 
 
 def share_of(value: Int[Array, "..."], billionths: int) -> Int[Array, "..."]:
@@ -64,3 +57,26 @@ def share_of(value: Int[Array, "..."], billionths: int) -> Int[Array, "..."]:
         more = rest // whole
         share, rest = 2 * share + more, rest - more * whole
     return share.astype(jnp.int32)
+
+
+def tie_bits(num_requests: int) -> int:
+    """Bits of the largest index of so many requests, which packed keys carry below the key."""
+    return max(num_requests - 1, 1).bit_length()
+
+
+class Rule(NamedTuple):
+    """What must hold of a field: its entries that are `valid`, and in words."""
+
+    name: str
+    value: Any
+    valid: Any
+    text: str
+
+    def check(self) -> None:
+        """Raise a ValueError that names the first entry that is not valid."""
+        if np.all(self.valid):
+            return
+        index = tuple(int(i) for i in np.argwhere(~np.asarray(self.valid))[0])
+        place = f"[{', '.join(map(str, index))}]" if index else ""
+        number = float(np.asarray(self.value)[index])
+        raise ValueError(f"{self.name}{place} = {number:.10g} {self.text}")

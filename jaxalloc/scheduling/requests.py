@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from jaxalloc.scheduling.integers import LARGEST, as_int32
+from jaxalloc.scheduling.batch_time import BatchTime
+from jaxalloc.scheduling.domain import rules, timed
+from jaxalloc.scheduling.integers import LARGEST, Rule, as_int32
+from jaxalloc.scheduling.policies import Policy
 
 # Axis letters, here and in every docstring: N requests, R slots, *B any leading batch axes.
 PerRequest = Int[Array, "*B N"]
@@ -138,6 +141,35 @@ class Requests:
         """The leading axes *B; `()` for one instance."""
         return self.output.shape[:-1]
 
+    def check(
+        self,
+        capacity: Any,
+        policy: Policy,
+        *,
+        batch_time: BatchTime | None = None,
+        max_rounds: Any = None,
+    ) -> None:
+        """Raise a ValueError that says why `simulate` would call an instance INVALID.
+
+        The values are concrete, those of one instance or of a batch; the arguments are as of
+        `simulate`.
+
+        >>> import jaxalloc
+        >>> requests = Requests.create(prompt=3, output=[2, 7])
+        >>> requests.check(8, jaxalloc.policies.AMin())
+        Traceback (most recent call last):
+        ValueError: output[1] = 7 does not fit: prompt + output must not exceed the capacity of 8
+        """
+        requests, batch_time, _ = timed(self.as_int32(), batch_time)
+        given = {"capacity": capacity, "max_rounds": max_rounds}
+        limits = (
+            value if value is None else jnp.asarray(as_int32(name, value))
+            for name, value in given.items()
+        )
+        for rule in rules(requests, policy, batch_time, *limits):
+            value, text = given.get(rule.name, rule.value), rule.text.format(capacity=capacity)
+            rule._replace(value=value, text=text).check()
+
 
 def _cast(name: str, value: Any) -> Any:
     """One field as an int32 array, or a floating one for arrivals that are not integers."""
@@ -152,13 +184,14 @@ def _cast(name: str, value: Any) -> Any:
         array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} = {value!r} is not a number: give numbers or arrays of them")
-    require(np.isfinite(array), name, array, "must be finite")
+    Rule(name, array, np.isfinite(array), "must be finite").check()
     if name in ("prompt", "output", "arrival"):
-        require(array >= 0, name, array, "must not be negative")
+        Rule(name, array, array >= 0, "must not be negative").check()
     if name == "arrival" and array.dtype.kind == "f":
         return array
-    require(array == np.floor(array), name, array, "must be a whole number of tokens: round it")
-    require((array <= LARGEST) & (array >= -LARGEST), name, array, "must fit in 32 bits")
+    whole = array == np.floor(array)
+    Rule(name, array, whole, "must be a whole number of tokens: round it").check()
+    Rule(name, array, abs(array.astype(float)) <= LARGEST, "must fit in 32 bits").check()
     return as_int32(name, array)
 
 
@@ -173,12 +206,3 @@ def _from_the_first(arrival: Any, output: Any, shape: tuple[int, ...]) -> tuple[
     first = np.min(arrival, axis=-1, keepdims=True, initial=np.inf, where=real)
     first = np.where(np.isfinite(first), first, 0)
     return np.where(real, arrival - first, 0).astype(dtype), first
-
-
-def require(valid: Any, name: str, value: Any, rule: str) -> None:
-    """Raise a ValueError that names the first entry of `value` where `valid` is False."""
-    if np.all(valid):
-        return
-    index = tuple(int(i) for i in np.argwhere(~np.asarray(valid))[0])
-    place = f"[{', '.join(map(str, index))}]" if index else ""
-    raise ValueError(f"{name}{place} = {float(np.asarray(value)[index]):.10g} {rule}")

@@ -24,7 +24,7 @@ class ScheduleStatus(enum.IntEnum):
     SLOTS_EXCEEDED = 2
     """More requests were to run together than there are slots: raise `slots`."""
     INVALID = 3
-    """A value is outside its domain (see `validate`); nothing was run."""
+    """A value is outside its domain (see `Requests.check`); nothing was run."""
 
 
 @jax.tree_util.register_dataclass

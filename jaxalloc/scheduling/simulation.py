@@ -1,28 +1,38 @@
-"""`simulate`: a policy at work on one instance, and what came of it."""
+"""`simulate` and `simulate_batch`: a policy at work on one instance, or on many."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array
 
-from jaxalloc.backend.dispatch import dispatch, with_kernel
-from jaxalloc.backend.sharding import mesh_of
+from jaxalloc.backend.chunks import in_chunks, placement_of
+from jaxalloc.backend.sharding import over_lanes
 from jaxalloc.numerics import as_key, without_derivative
-from jaxalloc.scheduling import gpu_kernel, rounds, state
 from jaxalloc.scheduling.batch_time import BatchTime
-from jaxalloc.scheduling.instance import Prepared, prepare
 from jaxalloc.scheduling.integers import as_int32
+from jaxalloc.scheduling.loop import schedule_of
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
-from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
-from jaxalloc.scheduling.state import Instance, Log, State, Sum
+from jaxalloc.scheduling.schedule import Schedule
+
+# A CPU runs the instances of a chunk one after another, and a chunk a thread; on an accelerator the
+# lanes of a chunk run together.
+CPU_CHUNK = 64
+ACCELERATOR_CHUNK = 4096
+
+# The requests, the capacity, the words of a random key, the batch time and the cap on rounds.
+Arguments = tuple[Requests, Any, Array | None, BatchTime | None, Any]
+
+_NO_DERIVATIVE = (
+    "simulate has no derivative: put jax.lax.stop_gradient around what goes into it, or its "
+    "schedule into an auxiliary output (has_aux=True)"
+)
 
 
 def simulate(
@@ -39,8 +49,8 @@ def simulate(
     """Serve one instance under a KV-cache limit, round by round.
 
     It never raises on values: an instance whose values are outside their domain is INVALID (ask
-    `validate` why). Works under `jax.jit` and `jax.vmap`; compiled once a shape and policy. It has
-    no derivative, but may stand beside one, such as in an auxiliary output.
+    `Requests.check` why). Works under `jax.jit` and `jax.vmap`; compiled once a shape and policy.
+    It has no derivative, but may stand beside one, such as in an auxiliary output.
 
     Args:
       requests: one instance ([N] fields); `simulate_batch` runs many.
@@ -68,209 +78,126 @@ def simulate(
     >>> schedule.finish.tolist(), float(schedule.total_latency), schedule.evictions.tolist()
     ([5, 4, 3], 12.0, [2, 0, 0])
     """
-    check_options(requests, policy, slots, record)
-    given = numbers(requests, capacity, batch_time, max_rounds)
-    if shape := given[0].batch_shape:
+    if shape := getattr(requests, "batch_shape", ()):
         raise ValueError(f"requests have leading axes {shape}: use simulate_batch, or jax.vmap")
-    typed_key = random_key(key, policy)
-
-    def play(given: Numbers) -> Schedule:
-        requests, capacity, batch_time, max_rounds = given
-        arguments = (requests, capacity, typed_key, batch_time, max_rounds)
-        play = functools.partial(_simulate, *arguments, policy=policy, slots=slots)
-        with mesh_of(requests):
-            rounds = recorded_rounds(play(record=0)) if record is True else int(record)
-            return play(record=rounds)
-
-    return without_derivative(play, given, NO_DERIVATIVE)
-
-
-# The requests, the capacity, the batch time and the cap on rounds.
-Numbers = tuple[Requests, Any, BatchTime | None, Any]
-
-NO_DERIVATIVE = (
-    "simulate has no derivative: put jax.lax.stop_gradient around what goes into it, or its "
-    "schedule into an auxiliary output (has_aux=True)"
-)
+    return simulate_batch(
+        requests,
+        capacity,
+        policy,
+        key=key,
+        batch_time=batch_time,
+        max_rounds=max_rounds,
+        slots=slots,
+        record=record,
+    )
 
 
-def check_options(requests: Any, policy: Any, slots: int | None, record: bool | int) -> None:
-    """Raise one line about an argument that is of another kind, or an option outside its domain."""
+def simulate_batch(
+    requests: Requests,
+    capacity: Any,
+    policy: Policy,
+    *,
+    key: jax.Array | None = None,
+    batch_time: BatchTime | None = None,
+    max_rounds: Any = None,
+    slots: int | None = None,
+    record: bool | int = False,
+) -> Schedule:
+    """`simulate` over the leading axes of `requests`, all processor cores at work.
+
+    `capacity`, `max_rounds` and the fields of `batch_time` broadcast to the leading axes *B. A
+    single `key` is split, one for every instance; keys of shape [*B] are taken as they are.
+
+    >>> import jaxalloc
+    >>> requests = jaxalloc.Requests.create(prompt=1, output=[[2, 4, 3], [2, 2, 0]], upper=4)
+    >>> schedule = jaxalloc.simulate_batch(requests, 8, jaxalloc.policies.AMax())
+    >>> schedule.finish.tolist(), schedule.total_latency.tolist()
+    ([[2, 6, 7], [2, 4, -1]], [15.0, 6.0])
+    """
     if not isinstance(requests, Requests):
         raise TypeError(f"requests = {requests!r:.80} is no `Requests`: use `Requests.create`")
     if not isinstance(policy, Policy):
         raise TypeError(f"policy = {policy!r:.80} is no policy: give one, such as policies.AMin()")
+    if not isinstance(batch_time, BatchTime | None):
+        raise TypeError(f"batch_time = {batch_time!r:.80} is no `BatchTime`")
     if slots is not None and (int(slots) != slots or slots < 1):
         raise ValueError(f"slots = {slots} must be a whole number, at least 1, or None")
     if int(record) != record or record < 0:
         raise ValueError(f"record = {record} must be True or a number of rounds, 0 or more")
-
-
-def numbers(
-    requests: Requests,
-    capacity: Any,
-    batch_time: BatchTime | None,
-    max_rounds: Any,
-) -> Numbers:
-    """What the loop reads in its own dtypes, cast on the host where it is there.
-
-    Raises:
-      TypeError: a value is no number.
-      ValueError: a shape does not broadcast to the leading axes of the requests.
-    """
-    requests = requests.as_int32()
-    axes = requests.batch_shape
-    capacity = as_int32("capacity", capacity)
-    max_rounds = None if max_rounds is None else as_int32("max_rounds", max_rounds)
-    seconds = {} if batch_time is None else vars(batch_time)
-    if not isinstance(batch_time, BatchTime | None):
-        raise TypeError(f"batch_time = {batch_time!r:.80} is no `BatchTime`")
-    for name, value in {"capacity": capacity, "max_rounds": max_rounds, **seconds}.items():
-        shape = np.shape(value)
-        pairs = zip(reversed(shape), reversed(axes), strict=False)
-        if len(shape) > len(axes) or any(mine not in (1, other) for mine, other in pairs):
-            raise ValueError(f"{name} of shape {shape} does not broadcast to the leading axes "
-                             f"{axes} of the requests")  # fmt: skip
-    return requests, capacity, batch_time, max_rounds
-
-
-def random_key(key: Any, policy: Policy) -> jax.Array | None:
-    """A typed key for a policy that draws, where None stands for key 0; else None."""
     typed = None if key is None else as_key(key)
-    if not policy.draws:
-        return None
-    return jax.random.key(0) if typed is None else typed
+    requests = requests.as_int32()
+    shape = requests.batch_shape
+    words = None
+    if policy.draws:
+        typed = jax.random.key(0) if typed is None else typed
+        keys = typed if typed.ndim or not shape else jax.random.split(typed, shape)
+        words = jnp.broadcast_to(jax.random.key_data(keys)[..., :2], (*shape, 2))
+    arguments: Arguments = (
+        requests,
+        _wide("capacity", as_int32("capacity", capacity), shape),
+        words,
+        None if batch_time is None else _every(batch_time, requests.arrival, shape),
+        None
+        if max_rounds is None
+        else _wide("max_rounds", as_int32("max_rounds", max_rounds), shape),
+    )
+    work = functools.partial(_many, policy=policy, slots=slots)
+    play = functools.partial(_play, work, shape=shape, record=record)
+    return without_derivative(play, arguments, _NO_DERIVATIVE)
 
 
-def recorded_rounds(schedule: Schedule | None) -> int:
-    """How many rounds to record: as many as were played without recording."""
-    if schedule is None or isinstance(schedule.rounds, jax.core.Tracer):
-        raise ValueError("record = True under tracing: give the number of rounds to keep")
-    return max(int(jnp.max(schedule.rounds, initial=1)), 1)
+def _every(batch_time: BatchTime, arrival: Any, shape: tuple[int, ...]) -> BatchTime:
+    """A batch time for every instance, in the dtype of the arrivals if these are seconds."""
+    floating = jnp.issubdtype(arrival.dtype, jnp.floating)
+    dtype = arrival.dtype if floating else jax.dtypes.canonicalize_dtype(float)
+
+    def every(name: str, value: Any) -> Any:
+        seconds = value if isinstance(value, jax.Array) else np.asarray(value)
+        return _wide(f"batch_time.{name}", seconds.astype(dtype), shape)
+
+    return BatchTime(**{name: every(name, value) for name, value in vars(batch_time).items()})
+
+
+def _wide(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """A number for every instance; put on the device by name, where a transfer may be guarded."""
+    own = np.shape(value)
+    if own == shape:
+        return value
+    if len(own) > len(shape) or any(
+        mine not in (1, other) for mine, other in zip(own[::-1], shape[::-1], strict=False)
+    ):
+        raise ValueError(
+            f"{name} of shape {own} does not broadcast to the leading axes {shape} of the requests"
+        )
+    traced = isinstance(value, jax.core.Tracer)
+    return jnp.broadcast_to(value if traced else jax.device_put(value), shape)
+
+
+def _play(work: Any, arguments: Arguments, shape: tuple[int, ...], record: bool | int) -> Schedule:
+    """The schedules: in chunks where there are arrays, as one computation under tracing."""
+    platform, _, spread = placement_of(arguments)
+
+    def run(record: int) -> Schedule:
+        recorded = functools.partial(work, record=record)
+        if platform is None or spread or shape == () or 0 in shape:
+            return recorded(arguments)
+        flat = jax.tree.map(
+            lambda x: x.reshape(math.prod(shape), *x.shape[len(shape) :]), arguments
+        )
+        idle = jax.tree.map(lambda _: 0, flat)  # no requests
+        found = in_chunks(recorded, flat, cpu=CPU_CHUNK, accelerator=ACCELERATOR_CHUNK, idle=idle)
+        return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
+
+    if record is True:  # as many rounds as are played without recording
+        if platform is None:
+            raise ValueError("record = True under tracing: give the number of rounds to keep")
+        record = max(int(jnp.max(run(0).rounds, initial=1)), 1)
+    return run(int(record))
 
 
 @jax.jit(static_argnames=("policy", "slots", "record"))
-def _simulate(
-    requests: Requests,
-    capacity: Array,
-    key: Array | None,
-    batch_time: BatchTime | None,
-    max_rounds: Array | None,
-    *,
-    policy: Policy,
-    slots: int | None,
-    record: int,
-) -> Schedule:
-    """Prepare, loop, summarize."""
-    num = requests.num_requests
-    if num == 0:  # one that is padding instead
-        requests = jax.tree.map(lambda x: jnp.zeros(1, x.dtype), requests)
-    prepared = prepare(requests, capacity, policy, key, batch_time, max_rounds)
-    num_slots = max(num, 1) if slots is None else slots
-
-    end = _play(prepared.instance, policy, num_slots, record)
-    schedule = _summarize(requests, prepared, end)
-    if num == 0:
-        columns = {name: getattr(schedule, name)[:0] for name in schedule.PER_REQUEST}
-        schedule = dataclasses.replace(schedule, **columns)
+def _many(arguments: Arguments, *, policy: Policy, slots: int | None, record: int) -> Schedule:
+    """One chunk, or one instance."""
+    one = functools.partial(schedule_of, policy=policy, slots=slots, record=record)
+    schedule: Schedule = over_lanes(one, len(arguments[0].batch_shape))(*arguments)
     return schedule
-
-
-def _play(instance: Instance, policy: Policy, num_slots: int, record: int) -> _End:
-    """All rounds, in the form that suits the platform."""
-
-    def begin(instance: Instance) -> State:
-        first = state.initial(instance, policy, num_slots, record)
-        return rounds.wait_for_arrival(instance, first)
-
-    def run(started: tuple[Instance, State]) -> State:
-        instance, first = started
-        return lax.while_loop(
-            lambda now: ~rounds.is_over(instance, now),
-            lambda now: rounds.play(instance, policy, now, num_slots),
-            first,
-        )
-
-    def from_start(instance: Instance) -> State:
-        return run((instance, begin(instance)))
-
-    def plain(instance: Instance) -> _End:
-        # On its own, for it reads and makes whole arrays, of which the loop touches a few entries.
-        first = dispatch(begin, instance)
-        return dispatch(lambda started: _end(run(started)), (instance, first))
-
-    def kernel(instances: Instance, *, interpret: bool) -> _End:
-        return _end(
-            gpu_kernel.in_programs(
-                instances, policy, num_slots, record, from_start, interpret=interpret
-            )
-        )
-
-    return with_kernel(plain, kernel, instance) if gpu_kernel.takes(instance) else plain(instance)
-
-
-def _end(last: State) -> _End:
-    return _End(**{name: getattr(last, name) for name in _End._fields})
-
-
-class _End(NamedTuple):
-    """What is left of the last `State`."""
-
-    time: Array
-    clock: Sum
-    finished: Array
-    ledger: Array
-    peak: Array
-    area: Sum
-    exceeded: Array
-    log: Log
-
-
-def _summarize(requests: Requests, prepared: Prepared, end: _End) -> Schedule:
-    """The schedule that a last state amounts to."""
-    instance, invalid, origin, arrival = prepared
-    real = requests.output > 0
-    ledger = end.ledger
-    start, first = ledger[:, state.STARTED], ledger[:, state.FIRST]
-    finish = start + requests.output - ledger[:, state.KEPT]
-    done = real & (start >= 0) & (finish <= end.time)
-    begun = real & (first >= 0) & (first < end.time)
-    start, finish = jnp.where(done, start, -1), jnp.where(done, finish, -1)
-    floating = end.clock.total.dtype
-    if end.log.finish is not None and end.log.first_token is not None:
-        finish_time, token_time, makespan = end.log.finish, end.log.first_token, end.clock.total
-    else:
-        finish_time, token_time, makespan = finish, first + 1, end.time
-    latency, to_first_token = finish_time - arrival, token_time - arrival  # of integers, exactly
-
-    def known(times: Array, which: Array) -> Array:
-        unknown = jnp.where(real, jnp.inf, jnp.nan).astype(floating)
-        return jnp.where(which, times.astype(floating), unknown)
-
-    recomputed = ledger[:, state.RECOMPUTED]
-    status = jnp.where(
-        end.finished >= instance.total,
-        ScheduleStatus.FINISHED,
-        jnp.where(end.exceeded, ScheduleStatus.SLOTS_EXCEEDED, ScheduleStatus.MAX_ROUNDS),
-    )
-    origin = origin.astype(floating)
-    absolute = jnp.where(done, finish_time.astype(floating) + origin, -1)
-    makespan = makespan.astype(floating) + origin
-    mean = end.area.total / jnp.maximum(makespan, jnp.finfo(floating).tiny)
-    return Schedule(
-        start=start,
-        finish=finish,
-        first_start=first,
-        latency=known(latency, done),
-        time_to_first_token=known(to_first_token, begun),
-        finish_seconds=absolute,
-        evictions=ledger[:, state.EVICTIONS],
-        recomputed=recomputed,
-        wasted=recomputed + ledger[:, state.REPEATED],
-        rounds=end.time,
-        makespan=makespan,
-        peak_occupancy=end.peak,
-        mean_occupancy=jnp.where(makespan > 0, mean, 0),
-        status=jnp.where(invalid, ScheduleStatus.INVALID, status).astype(jnp.int32),
-        occupancy=end.log.held,
-    )

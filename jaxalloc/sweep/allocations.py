@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from jaxalloc.allocation.model.domain import FIELDS, SCALARS, domain_error
+from jaxalloc.allocation.model.domain import FIELDS, MIX_TOLERANCE, SCALARS, domain_error
 from jaxalloc.allocation.model.mg1 import mean_system_time, mean_wait, utilization
 from jaxalloc.allocation.model.objective import mean_accuracy
 from jaxalloc.allocation.model.workload import Workload
-from jaxalloc.allocation.optimum.optimum import Allocation, Status, classify, solve
+from jaxalloc.allocation.optimum.solve import Allocation, classify, solve
+from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.backend.dispatch import dispatch
-from jaxalloc.sweep.axes import Array, Axis, Quantity, Span, read_axis, read_drawn
-from jaxalloc.sweep.designs import Columns, Design, Table, filled
-from jaxalloc.sweep.placement import MostRows, spread
+from jaxalloc.messages import suggest
+from jaxalloc.sweep.axes import Array, Columns, Quantity
+from jaxalloc.sweep.designs import Design, fill
 
 _MEASURES = {
     "utilization": utilization,
@@ -29,49 +27,30 @@ _MEASURES = {
     "mean_wait": mean_wait,
     "mean_system_time": mean_system_time,
 }
-_MIX_SLACK = 1e-6
-_BLOCK = 1 << 14  # rows judged at a time, where the first one is no workload
+_BLOCK = 1 << 14  # rows judged at a time
 # Arrays of a lane that live at the same time in the solver's loop, beside its inputs and outputs.
 _WORKING_COPIES = 6
 
-Targets = tuple[tuple[str, int | None], ...]  # field and task of every column
 
-
-def parse_axis(name: str, given: Any, tasks: Sequence[str]) -> Axis:
-    """An axis of workloads from its name (`decay`, `decay.GSM8K`) and values (see `read_axis`).
+def quantity_of(label: str, tasks: Sequence[str]) -> Quantity:
+    """What an axis of workloads may hold: `decay` (of every task), `decay.GSM8K` (of one).
 
     `mix.GSM8K` is the share of one task; the others keep their proportions.
 
     Raises:
-      ValueError: names the axis, the values and the fix.
-
-    >>> parse_axis("arrival_rate", "0.01:1:3:log", ("GSM8K",)).values
-    array([0.01, 0.1 , 1.  ])
+      ValueError: there is no such number; names the axis and the fix.
     """
-    return read_axis(*_check_name(name, tasks), given, _quantity(name))
-
-
-def parse_drawn(name: str, given: Any, tasks: Sequence[str]) -> Axis | Span:
-    """As `parse_axis`; `a:b` and `a:b:log` are spans (see `read_drawn`)."""
-    return read_drawn(*_check_name(name, tasks), given, _quantity(name))
-
-
-def _check_name(name: str, tasks: Sequence[str]) -> tuple[str, str | None]:
-    """The field and the task of a name."""
-    field, _, task = name.partition(".")
-    if field not in FIELDS or (field == "mix" and not task):
-        raise ValueError(_unknown_field(name, field))
-    if task:
-        if not FIELDS[field].per_type:
-            raise ValueError(f"axis {name}: {field} has one value a server: drop .{task}")
-        if task not in tasks:
-            raise ValueError(f"axis {name}: no task {task!r}: give one of {', '.join(tasks)}")
-    return field, task or None
-
-
-def _quantity(name: str) -> Quantity:
-    """What the numbers of a field may be."""
-    field = name.partition(".")[0]
+    field, _, task = label.partition(".")
+    if field == "mix" and not task:
+        raise ValueError(
+            f"axis {label}: the sum of mix is fixed at 1: give the share of one task, mix.TASK"
+        )
+    if field not in FIELDS:
+        raise ValueError(f"axis {label}: {field!r} is no field: {suggest(field, SCALARS)}")
+    if task and not FIELDS[field].per_type:
+        raise ValueError(f"axis {label}: {field} has one value a server: drop .{task}")
+    if task and task not in tasks:
+        raise ValueError(f"axis {label}: no task {task!r}: give one of {', '.join(tasks)}")
 
     def problem(value: Any) -> str | None:
         if field == "mix" and value > 1:
@@ -79,14 +58,6 @@ def _quantity(name: str) -> Quantity:
         return domain_error(field, float(value))
 
     return Quantity("number", problem)
-
-
-def _unknown_field(name: str, field: str) -> str:
-    if field == "mix":
-        return f"axis {name}: the sum of mix is fixed at 1: give the share of one task, mix.TASK"
-    close = difflib.get_close_matches(field, SCALARS, n=1)
-    fix = f"did you mean {close[0]}?" if close else f"give one of {', '.join(SCALARS)}"
-    return f"axis {name}: {field!r} is no field: {fix}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +79,7 @@ class Allocations:
     kind = "allocation"
     statuses = tuple(status.name for status in sorted(Status))
     failures = ("MAX_STEPS", "NON_FINITE", "INVALID")  # the other statuses are answers
-    most_rows = MostRows(cpu=1 << 16, accelerator=1 << 20)
+    rows_of_a_chunk = (1 << 12, 1 << 16)  # least and most
 
     def describe(self) -> dict[str, Any]:
         """As plain Python: what tells this job from another."""
@@ -129,170 +100,98 @@ class Allocations:
         return {"status": "text", **figures, "steps": "int32", **tokens}
 
     def lane_bytes(self) -> int:
-        """Memory of a configuration while it is solved."""
+        """Memory of a configuration while it is solved; in float64, whatever it is solved in."""
         numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(self.base)) + len(self.columns())
-        return numbers * self.dtype().itemsize * _WORKING_COPIES
+        return numbers * 8 * _WORKING_COPIES
 
     def check(self, design: Design) -> None:
-        """Raise ValueError if there is no workload in the whole design, or an impossible one."""
-        _check_accuracy(self.base, self.tasks, design)
-        _check_mix(self.base, self.tasks, design)
-        problem = self._problem(design.rows(0, 1))
-        if problem is None:
-            return
+        """Raise ValueError if a configuration is impossible, or none of them is a workload."""
+        corners = self.workloads(design.corners())
+        best = np.max(corners.floor + corners.gain, axis=0)
+        if np.any(best > 1 + 4 * np.finfo(self.dtype()).eps):
+            worst = int(np.argmax(best))
+            raise ValueError(
+                f"axes: floor + gain = {best[worst]:g} of task {self.tasks[worst]} must not "
+                "exceed 1: lower the end of an axis"
+            )
+        total = np.sum(corners.mix, axis=1)
+        off = int(np.argmax(abs(total - 1)))
+        if abs(total[off] - 1) > MIX_TOLERANCE and "mix" in {axis.field for axis in design.axes}:
+            raise ValueError(
+                f"axes: the sum of mix = {total[off]:g} must be 1: give shares that leave the "
+                "rest to the other tasks"
+            )
+        first = {name: leaf[0] for name, leaf in vars(self.workloads(design.rows(0, 1))).items()}
+        try:
+            Workload.create(**first, allow_accuracy_above_one=True)
+        except ValueError as error:
+            if not self._any_valid(design):
+                message = f"every configuration is INVALID: of the first, {error}: correct it"
+                raise ValueError(message) from None
+
+    def _any_valid(self, design: Design) -> bool:
+        """Whether some configuration is a workload."""
         judge = jax.jit(jax.vmap(classify))
         for start in range(0, design.size, _BLOCK):
-            rows = filled(design, start, min(start + _BLOCK, design.size), _BLOCK)
-            status = judge(self._lanes(rows, _BLOCK, None))
+            rows = fill(design.rows(start, min(start + _BLOCK, design.size)), _BLOCK)
+            status = judge(self.workloads(rows))
             if not np.isin(status, (Status.INVALID, Status.NON_FINITE)).all():
-                return
-        raise ValueError(f"every configuration is INVALID: of the first, {problem}: correct it")
+                return True
+        return False
 
-    def _problem(self, row: Columns) -> str | None:
-        """Why one configuration is no workload; its mix has been judged."""
-        fields = {name: np.array(leaf, self.dtype()) for name, leaf in vars(self.base).items()}
-        with np.errstate(over="ignore"):  # inf is found below
-            for (field, task), column in zip(self._targets(row), row.values(), strict=True):
-                if field != "mix":
-                    fields[field][... if task is None else task] = column[0]
-        try:
-            Workload.create(**fields, allow_accuracy_above_one=True)
-        except ValueError as error:
-            return str(error)
-        return None
+    def workloads(self, rows: Columns) -> Workload:
+        """[B] configurations as workloads of NumPy arrays: the base with the columns put in."""
+        dtype, count = self.dtype(), len(next(iter(rows.values()), [0]))
+        fields: dict[str, Any] = {
+            name: np.broadcast_to(np.asarray(leaf, dtype), (count, *np.shape(leaf)))
+            for name, leaf in vars(self.base).items()
+        }
+        shares = np.zeros(len(self.tasks), bool)
+        for label, column in rows.items():
+            field, _, task = label.partition(".")
+            with np.errstate(over="ignore"):  # inf: such a lane is NON_FINITE
+                values = column.astype(dtype)
+            if task:
+                fields[field] = np.array(fields[field])
+                fields[field][:, self.tasks.index(task)] = values
+                shares[self.tasks.index(task)] |= field == "mix"
+            else:
+                values = values[:, None] if FIELDS[field].per_type else values
+                fields[field] = np.broadcast_to(values, fields[field].shape)
+        if shares.any():
+            _share_the_rest(fields["mix"], shares)
+        return Workload(**fields)
 
-    def _targets(self, rows: Columns) -> Targets:
-        """What every column sets."""
-        named = (label.partition(".") for label in rows)
-        return tuple((field, self.tasks.index(task) if task else None) for field, _, task in named)
-
-    def _lanes(self, rows: Columns, count: int, mesh: Mesh | None) -> Workload:
-        """`count` rows as workloads."""
-        dtype = self.dtype()
-        base = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), self.base)
-        with np.errstate(over="ignore"):  # inf: such a lane is NON_FINITE
-            values = tuple(column.astype(dtype) for column in (np.zeros(count), *rows.values()))
-        lanes: Workload = _filler(self._targets(rows), mesh)(base, values)
-        return lanes
-
-    def start(self, rows: Columns, count: int, mesh: Mesh | None) -> Any:
-        """Start solving `count` rows; what `finish` waits for."""
-        return _solver(self.solver, mesh)((), self._lanes(rows, count, mesh))
-
-    def finish(self, started: Any) -> Columns:
-        """Wait for the answers, by column."""
-        status, figures, steps, tokens = jax.tree.map(np.asarray, started)
-        answers: Columns = {"status": status, **figures, "steps": steps}
-        names = [name for name in self.columns() if name.startswith("tokens.")]
-        return answers | dict(zip(names, np.ascontiguousarray(tokens.T), strict=True))
+    def solve(self, rows: Columns) -> Columns:
+        """The answers of some configurations, by column."""
+        found = _solver(self.solver)(self.workloads(rows))
+        status, figures, steps, tokens = jax.tree.map(np.asarray, found)
+        names = [f"tokens.{task}" for task in self.tasks]
+        return {"status": status, **figures, "steps": steps} | dict(
+            zip(names, np.ascontiguousarray(tokens.T), strict=True)
+        )
 
 
 @functools.cache
-def _filler(targets: Targets, mesh: Mesh | None) -> Any:
-    """The function that lays out a chunk, of a base workload and of columns of [B] numbers.
-
-    The first column only says how many lanes there are; the others are what varies.
-    """
-
-    def fill_chunk(base: Workload, values: tuple[jax.Array, ...]) -> Workload:
-        return _fill(base, values[0].shape[0], values[1:], targets)
-
-    return spread(fill_chunk, mesh)
-
-
-@functools.cache
-def _solver(solver: Any, mesh: Mesh | None) -> Any:
+def _solver(solver: Any) -> Any:
     """The function that solves a chunk, the same whatever varies."""
 
     def solve_one(workload: Workload) -> tuple[Allocation, dict[str, Any]]:
         best = solve(workload, solver)
         return best, {name: measure(workload, best.tokens) for name, measure in _MEASURES.items()}
 
-    def solve_chunk(_: Any, lanes: Workload) -> Any:
+    def solve_chunk(lanes: Workload) -> Any:
         # Row by row: what is computed for many rows at once may end in other last bits where a
         # vector, or a core's share, ends.
         best, measures = jax.vmap(lambda workload: dispatch(solve_one, workload))(lanes)
         figures = {"objective": best.objective, **measures, "residual": best.residual}
         return best.status, figures, best.steps, best.tokens
 
-    return spread(solve_chunk, mesh)
+    return jax.jit(solve_chunk)
 
 
-def _fill(base: Workload, rows: int, values: tuple[jax.Array, ...], targets: Targets) -> Workload:
-    """The workloads of a chunk: the base with its columns put in their places, [B] lanes."""
-    fields = {
-        name: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf))) for name, leaf in vars(base).items()
-    }
-    shares = [task for field, task in targets if field == "mix" and task is not None]
-    for (field, task), value in zip(targets, values, strict=True):
-        if task is not None:
-            fields[field] = fields[field].at[:, task].set(value)
-        elif FIELDS[field].per_type:
-            fields[field] = jnp.broadcast_to(value[:, None], fields[field].shape)
-        else:
-            fields[field] = value
-    if shares:
-        fields["mix"] = _mix(base.mix, fields["mix"], shares)
-    return Workload(**fields)
-
-
-def _mix(base: jax.Array, given: jax.Array, tasks: list[int]) -> jax.Array:
-    """[B, K] shares: those given of some tasks, and the rest in the proportions of the base."""
-    others = [k for k in range(base.shape[0]) if k not in tasks]
-    if not others:
-        return given
-    kept = base[jnp.array(others)]
-    rest = jnp.maximum(1 - jnp.sum(given[:, jnp.array(tasks)], axis=1), 0)
-    shares = kept / jnp.where(jnp.sum(kept) > 0, jnp.sum(kept), 1)  # else nothing is left
-    return given.at[:, jnp.array(others)].set(rest[:, None] * shares[None, :])
-
-
-def _largest(base: Workload, tasks: tuple[str, ...], design: Design, field: str) -> Array:
-    """[K] the largest value of a field over all configurations; [K, rows] its values in a table."""
-    varied = {axis.field for axis in design.axes}
-    rows = _rows_of_table(design) if varied & {"floor", "gain"} else None
-    largest = np.array(getattr(base, field), np.float64)
-    if rows is not None:
-        largest = np.repeat(largest[:, None], design.size, axis=1)
-    for axis in design.axes:
-        if axis.field == field:
-            place = slice(None) if axis.task is None else tasks.index(axis.task)
-            largest[place] = axis.ends()[1] if rows is None else rows[axis.label]
-    return largest
-
-
-def _rows_of_table(design: Design) -> Columns | None:
-    """All rows of a table, whose columns belong together; None of any other design."""
-    return design.rows(0, design.size) if isinstance(design, Table) else None
-
-
-def _check_accuracy(base: Workload, tasks: tuple[str, ...], design: Design) -> None:
-    """Raise ValueError if floor + gain exceeds 1 at the largest values of both."""
-    total = _largest(base, tasks, design, "floor") + _largest(base, tasks, design, "gain")
-    total = total.reshape(len(tasks), -1).max(axis=1)
-    if np.any(total > 1 + 4 * np.finfo(np.float64).eps):
-        worst = int(np.argmax(total))
-        raise ValueError(
-            f"axes: floor + gain = {total[worst]:g} of task {tasks[worst]} must not "
-            "exceed 1: lower the end of an axis"
-        )
-
-
-def _check_mix(base: Workload, tasks: tuple[str, ...], design: Design) -> None:
-    """Raise ValueError unless every configuration has shares that can sum to 1."""
-    axes = [axis for axis in design.axes if axis.field == "mix"]
-    if not axes:
-        return
-    given = [axis.task for axis in axes]
-    kept = sum(float(np.asarray(base.mix)[k]) for k, task in enumerate(tasks) if task not in given)
-    rows = _rows_of_table(design)
-    if rows is not None:
-        total = np.sum([rows[axis.label] for axis in axes], axis=0)
-        low, high = float(total.min()), float(total.max())
-    else:
-        low, high = (sum(axis.ends()[end] for axis in axes) for end in (0, 1))
-    if high > 1 + _MIX_SLACK or (not kept and low < 1 - _MIX_SLACK):
-        raise ValueError(
-            f"axes: the sum of mix = {high if high > 1 else low:g} must be 1: give shares that "
-            "leave the rest to the other tasks"
-        )
+def _share_the_rest(mix: Array, given: Array) -> None:
+    """Fill up [B, K] shares: to types that are not given, the rest in the proportions they have."""
+    kept = mix[:1, ~given]
+    rest = np.maximum(1 - np.sum(mix[:, given], axis=1, keepdims=True), 0)
+    mix[:, ~given] = rest * (kept / max(np.sum(kept), np.finfo(mix.dtype).tiny))

@@ -8,113 +8,89 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from jaxalloc.sweep.axes import Array, Axis, Span, digest
-
-Columns = dict[str, Array]
+from jaxalloc.messages import within
+from jaxalloc.sweep.axes import Array, Axis, Columns, Quantity, check_whole, digest, read_axis
+from jaxalloc.tables import read_columns
 
 # More than this is a slip of the keyboard: a day's work at 10,000 configurations a second.
 MAX_CONFIGURATIONS = 10**9
-_SOBOL_BITS = 30  # SciPy's default: points are multiples of 2^-30
-_GROUP = 10  # bits looked up at a time
+METHODS = ("grid", "sobol", "random")
 _WORDS = 4  # 64-bit words that Philox makes at a time
 
 
-class Design(Protocol):
-    """A numbered set of configurations."""
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """A numbered set of configurations.
 
-    @property
-    def size(self) -> int:
-        """Number of configurations."""
+    Attributes:
+      kind: "grid" (the product of the axes, in C order: the last one runs fastest), "table" (the
+        axes are its columns), "sobol" (SciPy's scrambled points) or "random" (independent ones).
+      axes: what varies.
+      size: number of configurations.
+      seed: of points that are drawn.
+    """
 
-    @property
-    def axes(self) -> tuple[Axis | Span, ...]:
-        """What varies."""
+    kind: str
+    axes: tuple[Axis, ...]
+    size: int
+    seed: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Number of values of each axis of a grid; (size,) elsewhere."""
+        grid = tuple(len(axis.values) for axis in self.axes)
+        return grid if self.kind == "grid" else (self.size,)
 
     def rows(self, start: int, stop: int) -> Columns:
         """[stop - start] the value of every axis, by its label."""
+        if self.kind == "table":
+            return {axis.label: axis.values[start:stop] for axis in self.axes}
+        if self.kind == "grid":
+            places = np.unravel_index(np.arange(start, stop), self.shape) if self.axes else ()
+            return {axis.label: axis.values[at] for axis, at in zip(self.axes, places, strict=True)}
+        if self.kind == "random":
+            shares = [_uniform(self.seed, k, start, stop) for k in range(len(self.axes))]
+        else:
+            shares = list(_sobol(len(self.axes), self.seed).points(start, stop).T)
+        return {axis.label: axis.at(share) for axis, share in zip(self.axes, shares, strict=True)}
+
+    def corners(self) -> Columns:
+        """The rows that hold the extremes of every axis together: all those of a table."""
+        if self.kind == "table":
+            return self.rows(0, self.size)
+        return {axis.label: np.array(axis.ends()) for axis in self.axes}
 
     def describe(self) -> dict[str, Any]:
         """As plain Python: what tells this design from another."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """The product of the axes, in C order: the last one runs fastest."""
-
-    axes: tuple[Axis, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of values of each axis."""
-        return tuple(len(axis.values) for axis in self.axes)
-
-    @property
-    def size(self) -> int:
-        """Number of configurations."""
-        return math.prod(self.shape)
-
-    def rows(self, start: int, stop: int) -> Columns:
-        """[stop - start] the value of every axis, by its label."""
-        if not self.axes:
-            return {}
-        places = np.unravel_index(np.arange(start, stop), self.shape)
-        return {
-            axis.label: axis.values[place] for axis, place in zip(self.axes, places, strict=True)
-        }
-
-    def describe(self) -> dict[str, Any]:
-        """As plain Python."""
-        return {"design": "grid", "axes": {axis.label: axis.describe() for axis in self.axes}}
-
-
-@dataclasses.dataclass(frozen=True)
-class Draws:
-    """Points of the unit cube taken to the axes: independent ("random") or of low discrepancy.
-
-    "sobol" are Sobol's points (direction numbers of SciPy) under a random digital shift.
-
-    Attributes:
-      method: "random" or "sobol".
-      axes: one a dimension.
-      size: number of points.
-      seed: of the draws, or of the shift.
-    """
-
-    method: str
-    axes: tuple[Axis | Span, ...]
-    size: int
-    seed: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(size,)."""
-        return (self.size,)
-
-    def rows(self, start: int, stop: int) -> Columns:
-        """[stop - start] the value of every axis, by its label."""
-        columns = {}
-        for place, axis in enumerate(self.axes):
-            if self.method == "random":
-                share = _uniform(self.seed, place, start, stop)
-            else:
-                share = _sobol(len(self.axes), place, self.size, self.seed, start, stop)
-            columns[axis.label] = axis.at(share)
-        return columns
-
-    def describe(self) -> dict[str, Any]:
-        """As plain Python."""
+        if self.kind == "table":
+            sha256 = digest({axis.label: axis.values for axis in self.axes})
+            labels = [axis.label for axis in self.axes]
+            return {"design": self.kind, "columns": labels, "rows": self.size, "sha256": sha256}
         axes = {axis.label: axis.describe() for axis in self.axes}
-        return {"design": self.method, "points": self.size, "seed": self.seed, "axes": axes}
+        if self.kind == "grid":
+            return {"design": self.kind, "axes": axes}
+        scramble = {"scrambled": True} if self.kind == "sobol" else {}
+        points = {"points": self.size, "seed": self.seed}
+        return {"design": self.kind, **points, **scramble, "axes": axes}
+
+
+def fill(rows: Columns, count: int) -> Columns:
+    """Rows filled up to `count` with copies of the last one."""
+    return {
+        name: np.pad(column, (0, count - len(column)), mode="edge") for name, column in rows.items()
+    }
+
+
+def grid(axes: tuple[Axis, ...]) -> Design:
+    """The product of some axes."""
+    return Design("grid", axes, math.prod(len(axis.values) for axis in axes))
 
 
 def _uniform(seed: int, stream: int, start: int, stop: int) -> Array:
@@ -125,135 +101,94 @@ def _uniform(seed: int, stream: int, start: int, stop: int) -> Array:
     return np.random.Generator(philox).random(first + stop - start)[first:]
 
 
-def _sobol(dimensions: int, place: int, size: int, seed: int, start: int, stop: int) -> Array:
-    """Coordinate `place` of the points start to stop, shifted: digits added without carry.
+class _Sobol:
+    """Sobol's points; those that follow the last ones are made fastest."""
 
-    Point i is the exclusive or of the direction numbers at the bits of its Gray code.
-    """
-    index = np.arange(start, stop)
-    gray = index ^ (index >> 1)
-    shift = int(_uniform(seed, place, 0, 1)[0] * 2**_SOBOL_BITS)
-    digits = np.full(index.shape, shift, np.int64)
-    for group, table in enumerate(_sobol_tables(dimensions, max(size - 1, 1).bit_length())):
-        digits ^= table[place][(gray >> (group * _GROUP)) & (2**_GROUP - 1)]
-    return digits / 2.0**_SOBOL_BITS
+    def __init__(self, dimensions: int, seed: int) -> None:
+        from scipy.stats import qmc
 
+        self._engine = qmc.Sobol(dimensions, scramble=True, seed=np.random.default_rng(seed))
+        self._lock = threading.Lock()
 
-@functools.lru_cache(maxsize=8)
-def _sobol_tables(dimensions: int, bits: int) -> list[Array]:
-    """[groups][dimensions, 2^_GROUP] what every value of a group of bits contributes.
-
-    The direction numbers are read off the points 1, 2, 4, …: the Gray code of 2^k has the bits k
-    and k - 1.
-    """
-    from scipy.stats import qmc
-
-    engine = qmc.Sobol(dimensions, scramble=False)
-    engine.fast_forward(1)
-    made, last = 1, np.zeros(dimensions, np.int64)
-    tables: list[Array] = []
-    for bit in range(-(-bits // _GROUP) * _GROUP):
-        if bit < bits:
-            engine.fast_forward(2**bit - made)
-            last = last ^ np.rint(engine.random(1)[0] * 2**_SOBOL_BITS).astype(np.int64)
-            made = 2**bit + 1
-        if bit % _GROUP == 0:
-            tables.append(np.zeros((dimensions, 1), np.int64))
-        tables[-1] = np.concatenate([tables[-1], tables[-1] ^ last[:, None]], axis=1)
-    return tables
+    def points(self, start: int, stop: int) -> Array:
+        """[stop - start, dimensions] in [0, 1)."""
+        with self._lock:
+            if self._engine.num_generated > start:
+                self._engine.reset()
+            if start > self._engine.num_generated:
+                self._engine.fast_forward(start - self._engine.num_generated)
+            # One alone at first: SciPy warns of a first call for no power of two.
+            first = self._engine.random(1)
+            return np.concatenate([first, self._engine.random(stop - start - 1)])
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Configurations one by one, as they stand in a file.
-
-    Attributes:
-      axes: the columns, all of one length.
-    """
-
-    axes: tuple[Axis, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of rows."""
-        return len(self.axes[0].values)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(size,)."""
-        return (self.size,)
-
-    def rows(self, start: int, stop: int) -> Columns:
-        """[stop - start] the value of every column, by its label."""
-        return {axis.label: axis.values[start:stop] for axis in self.axes}
-
-    def describe(self) -> dict[str, Any]:
-        """As plain Python: the columns by their digest."""
-        labels = [axis.label for axis in self.axes]
-        sha256 = digest({axis.label: axis.values for axis in self.axes})
-        return {"design": "table", "columns": labels, "rows": self.size, "sha256": sha256}
+@functools.lru_cache(maxsize=2)
+def _sobol(dimensions: int, seed: int) -> _Sobol:
+    return _Sobol(dimensions, seed)
 
 
-def filled(design: Design, start: int, stop: int, count: int) -> Columns:
-    """The rows [start, stop), filled up to `count` with copies of the last one."""
-    short = count - (stop - start)
-    values = design.rows(start, stop)
-    return {name: np.pad(column, (0, short), mode="edge") for name, column in values.items()}
-
-
-def read_table(path: Path) -> Columns:
-    """The columns of a CSV or Parquet file, by name.
+def make_design(
+    axes: Mapping[str, Any],
+    quantity: Callable[[str], Quantity],
+    method: str,
+    points: int | None,
+    seed: int,
+    table: Any,
+) -> Design:
+    """The design of axes, drawn points or a table; `jaxalloc.sweep.plan` explains the arguments.
 
     Raises:
-      ValueError: the file cannot be read, or is empty; names it and the fix.
+      ValueError: names the axis or the argument, the value and the fix.
     """
-    import pyarrow as pa
-    from pyarrow import csv, parquet
 
-    name = f"table = {str(path)!r}"
-    readers = {".csv": csv.read_csv, ".parquet": parquet.read_table}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"{name} must end in .csv or .parquet: convert it")
-    try:
-        table = readers[path.suffix.lower()](path)
-    except FileNotFoundError:
-        raise ValueError(f"{name} does not exist: give the path of a file") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{name} cannot be read ({reason}): correct it") from None
-    if not table.num_rows or not table.num_columns:
-        raise ValueError(f"{name} has no rows: give at least one configuration")
-    twice = {label for label in table.column_names if table.column_names.count(label) > 1}
-    if twice:
-        raise ValueError(f"{name} has several columns {min(twice)}: keep one")
-    columns = {}
-    for label, column in zip(table.column_names, table.columns, strict=True):
-        if column.null_count:
-            raise ValueError(f"{name}: column {label} has empty cells: fill them")
-        texts = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-        values = column.to_pylist() if texts else column.to_numpy()
-        columns[str(label)] = np.asarray(values)
-    return columns
+    def read(columns: Mapping[str, Any], drawn: bool = False) -> tuple[Axis, ...]:
+        return tuple(read_axis(n, v, quantity(n), drawn=drawn) for n, v in columns.items())
+
+    if table is not None:
+        if axes or method != "grid" or points is not None:
+            raise ValueError("table: its columns are the axes: drop axes, design and points")
+        made = read(table if isinstance(table, Mapping) else read_table(Path(table)))
+        sizes = {axis.label: len(axis.values) for axis in made}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"table: columns of {sizes} rows: give columns of one length")
+        design = Design("table", made, len(made[0].values))
+    elif method not in METHODS:
+        raise ValueError(f"design = {method!r} is unknown: give one of {', '.join(METHODS)}")
+    elif method == "grid":
+        if points is not None:
+            raise ValueError(f"points = {points}: a grid has as many as its axes: drop it")
+        design = grid(read(axes))
+    else:
+        found = read(axes, drawn=True)
+        if points is None:
+            raise ValueError(f"points = None: design = {method!r} needs how many to draw")
+        if not found:
+            raise ValueError(f"axes: design = {method!r} needs at least one")
+        count = check_whole("points", points, 1, MAX_CONFIGURATIONS)
+        design = Design(method, found, count, check_whole("seed", seed, 0, 2**63 - 1))
+    _check(design)
+    return design
 
 
-def check_size(design: Design) -> None:
-    """Raise ValueError if there are more configurations than anyone can want."""
+def _check(design: Design) -> None:
+    """Raise ValueError if there are too many configurations, or two axes set the same number."""
     if design.size > MAX_CONFIGURATIONS:
-        counts = " x ".join(str(count) for count in design.shape)
+        counts = " x ".join(map(str, design.shape))
         size = f"{design.size:.3g}" if design.size < 1e300 else "too many"
         raise ValueError(
             f"axes: {counts} = {size} configurations: "
             f"give fewer values, at most {MAX_CONFIGURATIONS:g} together"
         )
-
-
-def check_distinct(axes: Sequence[Axis | Span]) -> None:
-    """Raise ValueError if two axes set the same number."""
-    for place, axis in enumerate(axes):
-        for other in axes[:place]:
-            if other.field == axis.field and (
-                other.task == axis.task or None in (other.task, axis.task)
-            ):
+    for place, axis in enumerate(design.axes):
+        for other in design.axes[:place]:
+            same_task = other.task == axis.task or None in (other.task, axis.task)
+            if other.field == axis.field and same_task:
                 raise ValueError(
                     f"axis {axis.label}: axis {other.label} sets the same number: drop one"
                 )
+
+
+def read_table(path: Path) -> Columns:
+    """The columns of a file, by name; ValueError names what is wrong with it and the fix."""
+    with within("table"):
+        return {name: column.plain() for name, column in read_columns(path)[0].items()}

@@ -16,7 +16,7 @@ seed = "0:19:20"
 
 from __future__ import annotations
 
-import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,104 +24,86 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from jaxalloc.messages import shown
+from jaxalloc.allocation.solvers.fixed_point import FixedPoint
+from jaxalloc.allocation.solvers.newton import Newton
+from jaxalloc.allocation.solvers.projected_gradient import ProjectedGradient
+from jaxalloc.messages import shown, suggest
 from jaxalloc.tables import SUFFIXES
 from jaxalloc.workloads.files import builtin_names
 
 SOLVERS = {
-    "newton": "Newton",
-    "fixed-point": "FixedPoint",
-    "projected-gradient": "ProjectedGradient",
+    re.sub(r"(?<!^)(?=[A-Z])", "-", solver.__name__).lower(): solver
+    for solver in (Newton, FixedPoint, ProjectedGradient)
 }
-_MARKS = {"workload", "schedule", "axes", "table", "design", "points"}
-_WANTED = {
-    "workload": "a built-in workload or the path of a workload file",
-    "schedule": "a law such as geometric:mean=100 or the path of a trace",
-    "design": "grid, sobol or random",
-    "points": "how many configurations to draw",
-    "seed": "a whole number, 0 or more",
-    "table": "the path of a .csv or .parquet file",
-    "solver": ", ".join(SOLVERS),
-    "max_steps": "the cap on the solver's steps",
-    "tolerance": "the largest residual that counts as converged, such as 1e-8",
-    "fields": "a table [fields] of what does not vary",
-    "axes": "a table [axes] of what varies",
-}
+_MARKS = {"workload", "schedule", "axes", "table", "design", "points"}  # which only plans have
 
 
 class PlanFile(BaseModel):
-    """A plan file; `jaxalloc.sweep.plan` takes the same by the same names."""
+    """A plan file; `jaxalloc.sweep.plan` takes the same by the same names.
+
+    The description of a field is what an error asks for.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    workload: str | None = None
-    schedule: str | None = None
-    design: str = "grid"
-    points: int | None = Field(default=None, ge=1)
-    seed: int = Field(default=0, ge=0)
-    table: str | None = None
-    solver: str | None = None
-    max_steps: int | None = Field(default=None, ge=1, lt=1 << 31)
-    tolerance: float | None = Field(default=None, gt=0, lt=1)
-    fields: dict[str, Any] = {}
-    axes: dict[str, Any] = {}
+    workload: str | None = Field(
+        None, description="a built-in workload or the path of a workload file"
+    )
+    schedule: str | None = Field(
+        None, description="a law such as geometric:mean=100 or the path of a trace"
+    )
+    design: str = Field("grid", description="grid, sobol or random")
+    points: int | None = Field(None, ge=1, description="how many configurations to draw")
+    seed: int = Field(0, ge=0, description="a whole number, 0 or more")
+    table: str | None = Field(None, description="the path of a .csv or .parquet file")
+    solver: str | None = Field(None, description=", ".join(SOLVERS))
+    max_steps: int | None = Field(
+        None, ge=1, lt=1 << 31, description="the cap on the solver's steps"
+    )
+    tolerance: float | None = Field(
+        None, gt=0, lt=1, description="the largest residual that counts as converged, such as 1e-8"
+    )
+    fields: dict[str, Any] = Field({}, description="a table [fields] of what does not vary")
+    axes: dict[str, Any] = Field({}, description="a table [axes] of what varies")
 
 
-def is_plan_file(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a TOML file with something that only plans have."""
-    try:
-        return bool(_MARKS & set(tomllib.loads(Path(path).read_bytes().decode("utf-8"))))
-    except (OSError, ValueError, RecursionError):  # what is no TOML is for others to judge
-        return False
-
-
-def read_plan_file(path: Path) -> dict[str, Any]:
-    """The arguments of `make_plan`.
+def read_plan_file(path: Path) -> dict[str, Any] | None:
+    """The arguments of `jaxalloc.sweep.plan`; None where nothing in it is of a plan alone.
 
     Raises:
       ValueError: one line that names the file, the field, the value and the fix.
     """
-    data = tomllib.loads(path.read_bytes().decode("utf-8"))
     try:
-        file = PlanFile.model_validate(data)
+        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except (OSError, ValueError, RecursionError):  # what is no TOML is for others to judge
+        return None
+    if not _MARKS & set(document):
+        return None
+    try:
+        file = PlanFile.model_validate(document)
     except ValidationError as error:
         raise ValueError(f"{path}: {_describe(error.errors(include_url=False)[0])}") from None
     if (file.workload is None) == (file.schedule is None):
         raise ValueError(f"{path}: give workload = … or schedule = …, and not both")
-    arguments: dict[str, Any] = {
-        "fields": file.fields,
-        "axes": _flatten(file.axes),
-        "design": file.design,
-        "points": file.points,
-        "seed": file.seed,
-    }
-    if file.table is not None:
-        arguments["table"] = path.parent / file.table
+    arguments = file.model_dump(include={"fields", "design", "points", "seed"})
+    arguments |= {"axes": _flatten(file.axes), "table": file.table and path.parent / file.table}
     if file.workload is not None:
         built_in = file.workload in builtin_names()
-        arguments["study"] = file.workload if built_in else str(path.parent / file.workload)
-        arguments["solver"] = _solver(path, file)
-        return arguments
+        study = file.workload if built_in else str(path.parent / file.workload)
+        return arguments | {"study": study, "solver": _solver(path, file)}
     if file.solver or file.max_steps or file.tolerance:
         raise ValueError(f"{path}: solver, max_steps and tolerance are of workloads: drop them")
-    is_trace = Path(str(file.schedule)).suffix.lower() in SUFFIXES
-    return arguments | {
-        "schedule": str(path.parent / str(file.schedule)) if is_trace else file.schedule
-    }
+    schedule = str(file.schedule)
+    is_trace = Path(schedule).suffix.lower() in SUFFIXES
+    return arguments | {"schedule": str(path.parent / schedule) if is_trace else schedule}
 
 
 def _solver(path: Path, file: PlanFile) -> Any:
     name = file.solver or "newton"
     if name not in SOLVERS:
         raise ValueError(f"{path}: solver = {name!r} is unknown: give one of {', '.join(SOLVERS)}")
-    import jaxalloc.allocation.solvers.fixed_point as fixed_point
-    import jaxalloc.allocation.solvers.newton as newton
-    import jaxalloc.allocation.solvers.projected_gradient as projected_gradient
-
-    homes = {"newton": newton, "fixed-point": fixed_point, "projected-gradient": projected_gradient}
-    given = {"max_steps": file.max_steps, "tolerance": file.tolerance}
-    solver = getattr(homes[name], SOLVERS[name])
-    return solver(**{key: value for key, value in given.items() if value is not None})
+    given = file.model_dump(include={"max_steps", "tolerance"}, exclude_none=True)
+    return SOLVERS[name](**given)
 
 
 def _flatten(axes: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,15 +119,12 @@ def _flatten(axes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _describe(error: Mapping[str, Any]) -> str:
     """One error of pydantic's as one line of ours."""
-    import difflib
-
+    known = {name: info.description for name, info in PlanFile.model_fields.items()}
     field = ".".join(str(part) for part in error["loc"])
     value, kind = shown(error["input"]), error["type"]
     if kind == "extra_forbidden":
-        close = difflib.get_close_matches(field, _WANTED, n=1)
-        fix = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(_WANTED)}"
-        return f"{field} = {value} is not a field of a plan: {fix}"
-    wanted = _WANTED.get(field, "another")
+        return f"{field} = {value} is not a field of a plan: {suggest(field, known)}"
+    wanted = known.get(field, "another")
     if "ctx" in error and kind.startswith(("greater", "less")):
         limit = next(iter(error["ctx"].values()))
         rule = kind.removesuffix("_equal").replace("_", " ")

@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import hashlib
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from jaxalloc.allocation.model.domain import FIELDS, domain_error
 from jaxalloc.allocation.model.workload import Workload
 from jaxalloc.allocation.solvers.newton import Newton
 from jaxalloc.allocation.solvers.solver import Solver
-from jaxalloc.sweep import allocations, schedules, settings
-from jaxalloc.sweep.axes import Axis, Span, check_whole
-from jaxalloc.sweep.chunks import Job
-from jaxalloc.sweep.designs import (
-    MAX_CONFIGURATIONS,
-    Design,
-    Draws,
-    Grid,
-    Table,
-    check_distinct,
-    check_size,
-    read_table,
-)
-from jaxalloc.sweep.placement import chunk_rows
-from jaxalloc.sweep.seals import digest_of
-from jaxalloc.workloads.files import load, override, to_workload
+from jaxalloc.sweep import allocations, settings
+from jaxalloc.sweep.allocations import Allocations
+from jaxalloc.sweep.axes import read_one
+from jaxalloc.sweep.designs import Design, make_design
+from jaxalloc.sweep.planfile import read_plan_file
+from jaxalloc.sweep.schedules import Schedules, make_schedules
+from jaxalloc.workloads.files import load, override
 
-DESIGNS = ("grid", "sobol", "random")
+_CHUNK_BYTES = 1 << 28  # that the rows of a chunk may take while they are solved
+_CHUNKS = 8  # at least, so that every core has some, if they do not become small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +39,7 @@ class Plan:
     """
 
     design: Design
-    job: Job
+    job: Allocations | Schedules
 
     @property
     def size(self) -> int:
@@ -55,9 +47,19 @@ class Plan:
         return self.design.size
 
     @property
-    def name(self) -> str:
-        """What pictures call it."""
-        return str(getattr(self.job, "name", self.job.kind))
+    def chunk_size(self) -> int:
+        """Rows of a chunk: a power of two that depends on the plan alone, and so does a part."""
+        least, most = self.job.rows_of_a_chunk
+        fitting = _CHUNK_BYTES // self.job.lane_bytes()
+        rows = min(max(self.size // _CHUNKS, least), most, max(fitting, 1))
+        return 1 << (rows.bit_length() - 1)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Names and types of all columns, in order: the axes, then the answers."""
+        kinds = {"f": "float64", "i": "int64", "U": "text"}
+        axes = {axis.label: kinds[axis.values.dtype.kind] for axis in self.design.axes}
+        return axes | self.job.columns()
 
     def describe(self) -> dict[str, Any]:
         """As plain Python: two plans that say the same here have the same answers."""
@@ -65,23 +67,12 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of `describe()`."""
-        return digest_of(self.describe())
+        """SHA-256 of `describe()`, in which the order of the axes counts."""
+        text = json.dumps(self.describe(), separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
-def rows_of_chunks(plan: Plan, wanted: int | None, share: int, mesh: Mesh | None) -> int:
-    """The rows of a chunk: those wanted, or what suits a process that has a share of the rows.
-
-    Raises:
-      ValueError: fewer than 1 are wanted.
-    """
-    if wanted is not None:
-        check_whole("--chunk-size", wanted, 1, MAX_CONFIGURATIONS)
-    rows = wanted or chunk_rows(share, plan.job.lane_bytes(), plan.job.most_rows, mesh)
-    return min(rows, plan.size)
-
-
-def make_plan(
+def plan(
     study: str | os.PathLike[str] | Workload | None = None,
     axes: Mapping[str, Any] | None = None,
     *,
@@ -93,108 +84,63 @@ def make_plan(
     table: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     solver: Solver | None = None,
 ) -> Plan:
-    """A plan, checked; `jaxalloc.sweep.plan` says what the arguments mean."""
-    from jaxalloc.sweep.planfile import is_plan_file, read_plan_file
+    """What to sweep: a workload or a schedule, what is fixed and what varies.
 
-    if schedule is None and isinstance(study, str | os.PathLike) and is_plan_file(study):
-        if axes or fields or (design, points, seed, table, solver) != ("grid", None, 0, None, None):
+    Args:
+      study: a built-in workload, a workload file, a `Workload`, or a plan file (TOML), which says
+        all the rest.
+      axes: what varies, by name (`arrival_rate`, `decay.GSM8K`; of a schedule `policy`, `capacity`,
+        `intervals`, `interval_width`, `seed`, …): a list, or "a:b:n" or "a:b:n:log", ends included;
+        where points are drawn also "a:b" or "a:b:log". Rows run in C order of the axes.
+      schedule: a law of outputs ("geometric:mean=100") or a trace, instead of a workload.
+      fields: numbers of the workload, or settings of the schedule, that do not vary.
+      design: "grid", or points drawn "sobol" or "random".
+      points: how many are drawn.
+      seed: of the draws.
+      table: configurations one by one: a CSV or Parquet file, or columns by name.
+      solver: of allocations; None: `Newton()`.
+
+    Raises:
+      ValueError: names the field, the value and the fix.
+
+    >>> import jaxalloc
+    >>> study = jaxalloc.sweep.plan("qwen3-8b", {"arrival_rate": "0.01:1:5:log"})
+    >>> study.size
+    5
+    """
+    file = read_plan_file(Path(study)) if isinstance(study, str | os.PathLike) else None
+    if file is not None:
+        drawn = (design, points, seed, table, solver) != ("grid", None, 0, None, None)
+        if schedule or axes or fields or drawn:
             raise ValueError(f"{study} is a plan that says it all: write into it what is to change")
-        return make_plan(**read_plan_file(Path(study)))
+        return plan(**file)
     if (study is None) == (schedule is None):
         raise ValueError("plan: give a workload or a schedule, and not both")
+    varied, how = dict(axes or {}), (design, points, seed, table)
+    job: Allocations | Schedules
     if schedule is not None:
-        given = dict(fields or {}) | {"source": schedule}
-        readers = _Readers(settings.parse_axis, settings.parse_drawn)
-        varied = _design(dict(axes or {}), readers, design, points, seed, table)
-        job: Job = schedules.make_schedules(given, varied)
+        made = make_design(varied, settings.quantity_of, *how)
+        job = make_schedules(dict(fields or {}) | {"source": schedule}, made)
     else:
-        allocation = _allocations(study, dict(fields or {}), solver)
-        readers = _Readers(
-            functools.partial(allocations.parse_axis, tasks=allocation.tasks),
-            functools.partial(allocations.parse_drawn, tasks=allocation.tasks),
-        )
-        varied = _design(dict(axes or {}), readers, design, points, seed, table)
-        job = allocation
-    check_distinct(varied.axes)
-    check_size(varied)
-    job.check(varied)
-    return Plan(varied, job)
+        job = _allocations(study, dict(fields or {}), solver or Newton())
+        quantity = functools.partial(allocations.quantity_of, tasks=job.tasks)
+        made = make_design(varied, quantity, *how)
+    job.check(made)
+    return Plan(made, job)
 
 
-def _allocations(
-    study: Any, fields: dict[str, Any], solver: Solver | None
-) -> allocations.Allocations:
+def _allocations(study: Any, fields: dict[str, Any], solver: Solver) -> Allocations:
     """The job of a workload, a file or a built-in."""
-    solver = Newton() if solver is None else solver
     if isinstance(study, Workload):
         if study.batch_shape:
             raise ValueError(f"workload has batch axes {study.batch_shape}: give one workload")
         if fields:
             raise ValueError(f"fields = {sorted(fields)}: put them into the workload itself")
-        base = _on_host(study)
         tasks = tuple(str(k) for k in range(study.num_types))
-        return allocations.Allocations(base, tasks, solver, "workload")
-    numbers = {name: _number(name, value) for name, value in fields.items()}
+        return Allocations(jax.tree.map(np.asarray, study), tasks, solver, "workload")
+    quantity = functools.partial(allocations.quantity_of, tasks=())
+    numbers = {name: read_one(name, value, quantity) for name, value in fields.items()}
     file = override(load(study), numbers, f"{study} with {', '.join(numbers)}")
-    import jax
-
     with jax.enable_x64(True):  # the plan is the same whatever it will be computed in
-        base = _on_host(to_workload(file))
-    return allocations.Allocations(base, file.task_names, solver, file.name or Path(study).stem)
-
-
-def _on_host(workload: Workload) -> Workload:
-    """A workload of NumPy arrays."""
-    fields: dict[str, Any] = {name: np.asarray(getattr(workload, name)) for name in FIELDS}
-    return Workload(**fields)
-
-
-def _number(name: str, value: Any) -> float:
-    if name not in FIELDS or name == "mix":
-        close = [field for field in FIELDS if field != "mix"]
-        raise ValueError(f"fields: {name} is no field: give one of {', '.join(close)}")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"fields: {name} = {value!r} is not a number: give {FIELDS[name].meaning}")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer beyond all floating-point numbers
-        number = math.inf
-    problem = domain_error(name, number)
-    if problem:
-        raise ValueError(f"fields: {problem}")
-    return number
-
-
-class _Readers(NamedTuple):
-    """How the axes of a job are read from their names and values."""
-
-    axis: Callable[[str, Any], Axis]
-    drawn: Callable[[str, Any], Axis | Span]
-
-
-def _design(
-    axes: dict[str, Any], readers: _Readers, method: str, points: int | None, seed: int, table: Any
-) -> Design:
-    """The design of axes, drawn points or a table."""
-    if table is not None:
-        if axes or method != "grid" or points is not None:
-            raise ValueError("table: its columns are the axes: drop axes, design and points")
-        columns = table if isinstance(table, Mapping) else read_table(Path(table))
-        made = tuple(readers.axis(name, values) for name, values in columns.items())
-        sizes = {axis.label: len(axis.values) for axis in made}
-        if not made or len(set(sizes.values())) != 1:
-            raise ValueError(f"table: columns of {sizes} rows: give columns of one length")
-        return Table(made)
-    if method not in DESIGNS:
-        raise ValueError(f"design = {method!r} is unknown: give one of {', '.join(DESIGNS)}")
-    if method == "grid":
-        if points is not None:
-            raise ValueError(f"points = {points}: a grid has as many as its axes: drop it")
-        return Grid(tuple(readers.axis(name, values) for name, values in axes.items()))
-    found = tuple(readers.drawn(name, values) for name, values in axes.items())
-    if points is None:
-        raise ValueError(f"points = None: design = {method!r} needs how many to draw")
-    if not found:
-        raise ValueError(f"axes: design = {method!r} needs at least one")
-    count = check_whole("points", points, 1, MAX_CONFIGURATIONS)
-    return Draws(method, found, count, check_whole("seed", seed, 0, 2**63 - 1))
+        base = jax.tree.map(np.asarray, file.workload)
+    return Allocations(base, file.names, solver, file.name or Path(study).stem)

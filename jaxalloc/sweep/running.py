@@ -1,33 +1,29 @@
-"""Running a plan: chunk by chunk into a folder or one file, and on from where it stopped."""
+"""Running a plan: chunk by chunk into a folder of parts, and on from where it stopped.
+
+One file is made of such a folder, which stands beside it until then.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jax.sharding import Mesh
+import jax
+import pyarrow.parquet as pq
 
-from jaxalloc.sweep.chunks import Chunk, column_types, solve_chunks
-from jaxalloc.sweep.directory import (
-    Directory,
-    Found,
-    count_statuses,
-    locked,
-    make_folder,
-    part_name,
-    prepare,
-    repeating,
-)
-from jaxalloc.sweep.interrupts import Held
-from jaxalloc.sweep.manifest import new_manifest
-from jaxalloc.sweep.parquet import about_schema, check_target, parquet_file, schema_of, to_table
-from jaxalloc.sweep.placement import local_mesh
-from jaxalloc.sweep.plans import Plan, rows_of_chunks
-from jaxalloc.sweep.processes import Alone, Group
+from jaxalloc.files import check_target
+from jaxalloc.sweep.axes import Columns, check_whole
+from jaxalloc.sweep.chunks import make_part, solve_chunks
+from jaxalloc.sweep.designs import MAX_CONFIGURATIONS
+from jaxalloc.sweep.folder import Found, is_of, join, new_manifest, tidy
+from jaxalloc.sweep.parts import about, part_name, schema_of, write_one_file, write_part
+from jaxalloc.sweep.plans import Plan
+from jaxalloc.sweep.stored import Stored, open as open_stored
 
 
 class Progress(NamedTuple):
@@ -49,7 +45,6 @@ class Outcome(NamedTuple):
 
     Attributes:
       complete: whether all configurations are done.
-      done: how many are.
       here: how many this run solved.
       statuses: counts by name, of all that are done.
       damaged: parts that could not be read and were solved again, and why.
@@ -58,7 +53,6 @@ class Outcome(NamedTuple):
     """
 
     complete: bool
-    done: int
     here: int
     statuses: Counter[str]
     damaged: dict[str, str]
@@ -66,181 +60,167 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-Report = Callable[[Progress], None]
-Stop = Callable[[], bool]
-
-
-def run_plan(
+def run(
     plan: Plan,
-    path: Path | None,
+    path: str | os.PathLike[str],
     *,
     resume: bool = False,
     verify: bool = False,
     chunk_size: int | None = None,
-    report: Report = lambda progress: None,
-    stop: Stop = lambda: False,
-    group: Group | None = None,
-    keep: Callable[[Chunk], None] = lambda chunk: None,
+    process_id: int | None = None,
+    num_processes: int | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> Stored:
+    """Do what a plan says, on all local devices, and keep the answers.
+
+    It computes in float64 where `jax_enable_x64` is on, else in float32. Several processes that see
+    one file system share a sweep where each is given its number; none waits for the others.
+
+    Args:
+      plan: what to sweep.
+      path: a folder of parts, or one file that ends in .parquet, made of the parts (in a folder
+        beside it) by whichever process finds all of them.
+      resume: continue what is there; a finished sweep is left as it is. The length and the footer
+        of every part are compared with the digest beside it.
+      verify: with `resume`, compare the whole of every part.
+      chunk_size: configurations a chunk; None: what suits the plan.
+      process_id, num_processes: this process solves every `num_processes`-th chunk; None: as
+        `jax.distributed` counts them.
+      report: called after every chunk.
+
+    Raises:
+      ValueError: the folder is not empty, of another plan, or cannot be written.
+
+    >>> import tempfile, jaxalloc
+    >>> study = jaxalloc.sweep.plan("qwen3-8b", {"arrival_rate": [0.1, 0.5, 90.0]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     jaxalloc.sweep.run(study, folder).status()
+    {'CONVERGED': 2, 'INFEASIBLE': 1}
+    """
+    outcome = run_plan(
+        plan,
+        Path(path),
+        resume=resume,
+        verify=verify,
+        chunk_size=chunk_size,
+        share=share_of(process_id, num_processes),
+        report=report or (lambda progress: None),
+    )
+    parts = parts_of(Path(path))
+    return open_stored(path if outcome.complete or not parts.exists() else parts)
+
+
+def share_of(process_id: int | None, num_processes: int | None) -> tuple[int, int]:
+    """The number of this process, and how many there are.
+
+    Raises:
+      ValueError: the numbers are none of a process.
+    """
+    if process_id is None and num_processes is None:
+        return jax.process_index(), jax.process_count()
+    count = check_whole("num_processes", num_processes, 1, MAX_CONFIGURATIONS)
+    return check_whole("process_id", process_id, 0, count - 1), count
+
+
+def is_file(path: Path) -> bool:
+    """Whether a sweep of that name is one file."""
+    return path.suffix.lower() == ".parquet"
+
+
+def parts_of(path: Path) -> Path:
+    """The folder of the parts of a sweep of that name."""
+    return path.with_name(f"{path.name}.parts") if is_file(path) else path
+
+
+def run_plan(
+    plan: Plan,
+    path: Path,
+    *,
+    resume: bool = False,
+    verify: bool = False,
+    chunk_size: int | None = None,
+    share: tuple[int, int] = (0, 1),
+    report: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Run a plan; see `jaxalloc.sweep.run`.
 
     Args:
-      plan: what to do.
-      path: a file that ends in .parquet, a folder, or None to keep nothing.
-      resume: continue what the folder holds.
-      verify: read all of what it holds.
-      chunk_size: rows of a chunk; None: from the memory of the device.
-      report: called with the progress after every chunk.
+      plan, path, resume, verify, chunk_size, report: as there.
+      share: the number of this process, and how many there are.
       stop: asked before every chunk; where it says yes nothing more is begun.
-      group: the processes that share the work.
-      keep: called with every chunk in order, where `path` is no folder.
     """
     began = time.perf_counter()
-    mesh = local_mesh()
-    group = Alone() if group is None else group
-    rows = rows_of_chunks(plan, chunk_size, -(-plan.size // group.count), mesh)
-    if path is not None and is_folder(path):
-        wishes = _Wishes(resume, verify, chunk_size, report, stop, group)
-        outcome = _into_folder(plan, path, mesh, rows, wishes)
-    elif group.count > 1 or resume:
-        what = "--coordinator" if group.count > 1 else "--resume"
-        raise ValueError(f"{what}: --out = {str(path)!r} is one file: give a folder")
-    else:
-        outcome = _in_order(plan, path, mesh, rows, report, stop, keep)
-    return outcome._replace(seconds=time.perf_counter() - began)
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a sweep of that name is a folder of parts."""
-    return path.suffix.lower() != ".parquet"
-
-
-class _Wishes(NamedTuple):
-    """What the caller of `run_plan` wants of a folder, by the same names."""
-
-    resume: bool
-    verify: bool
-    chunk_size: int | None
-    report: Report
-    stop: Stop
-    group: Group
-
-
-def _into_folder(plan: Plan, path: Path, mesh: Mesh | None, rows: int, wishes: _Wishes) -> Outcome:
-    """Solve what a folder lacks, and write every chunk as a part of its own."""
-    group = wishes.group
-    found = Found({}, {})
-    with ExitStack() as held:
-
-        def ready() -> dict[str, Any]:
-            nonlocal found
-            make_folder(path)
-            held.enter_context(locked(path))
-            directory, found = prepare(
-                path, plan, wishes.resume, rows, wishes.chunk_size, wishes.verify
-            )
-            missing = [c for c in range(directory.num_chunks) if c not in found.parts]
-            return {"manifest": directory.manifest, "missing": missing}
-
-        agreed = group.share(ready)
-        directory = Directory(path, plan, agreed["manifest"])
-        missing: list[int] = agreed["missing"]
-        own = missing[group.index :: group.count]
-        here, solved = _solve_parts(directory, mesh, missing, own, wishes)
-        group.leave(here == _rows_in(own, directory))
-        statuses = found.statuses() + solved if group.count == 1 else _statuses(directory)
-        complete = statuses.total() == plan.size
-        if complete and group.index == 0 and not directory.manifest["complete"]:
-            directory.write_manifest(complete=True, status=dict(statuses))
-    return Outcome(complete, statuses.total(), here, statuses, found.damaged, directory.rows, 0.0)
-
-
-def _solve_parts(
-    directory: Directory, mesh: Mesh | None, missing: list[int], own: list[int], wishes: _Wishes
-) -> tuple[int, Counter[str]]:
-    """Solve the own ones of the missing chunks; how many rows that were, and their statuses."""
-    plan, group = directory.plan, wishes.group
-    statuses: Counter[str] = Counter()
-    here, before = 0, plan.size - _rows_in(missing, directory)
-    total = before + _rows_in(own, directory)
-
-    def write(chunk: Chunk) -> tuple[int, Counter[str]]:
-        return chunk.stop - chunk.start, directory.write_part(chunk)
-
-    chunks = _until(own, lambda: wishes.stop() or group.lost() is not None)
-    for count, ended in solve_chunks(plan.design, plan.job, chunks, directory.rows, mesh, write):
-        here += count
-        statuses += ended
-        wishes.report(Progress(before + here, total, here))
-    return here, statuses
-
-
-def _rows_in(chunks: list[int], directory: Directory) -> int:
-    rows = len(chunks) * directory.rows
-    last = directory.num_chunks - 1
-    if last in chunks:
-        rows -= directory.num_chunks * directory.rows - directory.plan.size
-    return rows
-
-
-def _statuses(directory: Directory) -> Counter[str]:
-    """Counts over all parts, whoever wrote them."""
-    import pyarrow.parquet as pq
-
-    parts = [directory.path / part_name(index) for index in range(directory.num_chunks)]
-    found = [about_schema(pq.read_schema(part)) for part in parts if part.exists()]
-    counts = [about.get("status", {}) for about in found]
-    return sum(map(Counter, counts), Counter())
-
-
-def _until(chunks: Iterable[int], stop: Stop) -> Iterator[int]:
-    for chunk in chunks:
-        if stop():
-            return
-        yield chunk
-
-
-def _in_order(
-    plan: Plan,
-    path: Path | None,
-    mesh: Mesh | None,
-    rows: int,
-    report: Report,
-    stop: Stop,
-    keep: Callable[[Chunk], None],
-) -> Outcome:
-    """Solve all chunks, and write them into one file in their order."""
-    schema = schema_of(column_types(plan.design, plan.job), new_manifest(plan, rows))
-    store: AbstractContextManager[Callable[[Any], None]] = nullcontext(lambda table: None)
-    if path is not None:
+    folder, resume = parts_of(path), resume or share[1] > 1
+    done: Counter[str] = Counter()
+    here, rows, damaged = 0, plan.chunk_size, dict[str, str]()
+    if is_file(path):
         check_target(path, (".parquet",), "--out")
-        store = parquet_file(path, schema, repeating(plan))
-    statuses: Counter[str] = Counter()
+        done = _finished(path, plan) if resume and not folder.exists() else done
+        if done and verify:
+            raise ValueError(f"verify: {path} is one file, which has no digests: drop it")
+    try:
+        if not done:
+            manifest, found = join(folder, plan, resume=resume, chunk_size=chunk_size, whole=verify)
+            rows, damaged = manifest["chunk_size"], found.damaged
+            here = _solve_missing(plan, folder, manifest, found, share, report, stop)
+            done = sum((Counter(part["status"]) for part in found.parts.values()), Counter())
+            if done.total() == plan.size:
+                tidy(folder)
+                if is_file(path):
+                    schema = schema_of(plan.columns, manifest | {"status": dict(done)})
+                    parts = [folder / part_name(number) for number in range(manifest["chunks"])]
+                    write_one_file(parts, path, schema)
+    except FileNotFoundError:
+        if not (is_file(path) and _finished(path, plan)):
+            raise
+    if is_file(path) and not stop():  # perhaps another process was first
+        done = _finished(path, plan) or done
+    complete = done.total() == plan.size
+    if is_file(path) and complete:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Outcome(complete, here, done, damaged, rows, time.perf_counter() - began)
 
-    def tabled(chunk: Chunk) -> tuple[Chunk, Any]:
-        return chunk, to_table(chunk.columns, schema, plan.job.statuses)
 
-    with Held() as held, store as append:  # no row that was solved is lost to a Ctrl-C
-        numbers = range(-(-plan.size // rows))
-        solved = solve_chunks(plan.design, plan.job, _until(numbers, stop), rows, mesh, tabled)
-        for _ in numbers:
-            with held.released():
-                chunk, table = next(solved, (None, None))
-            if chunk is None:
-                break
-            append(table)
-            keep(chunk)
-            statuses += count_statuses(plan, chunk)
-            report(Progress(chunk.stop, plan.size, chunk.stop))
-        done = statuses.total()
-        if done < plan.size:
-            raise Stopped(done)
-    return Outcome(True, done, done, statuses, {}, rows, 0.0)
+def _solve_missing(
+    plan: Plan,
+    folder: Path,
+    manifest: dict[str, Any],
+    found: Found,
+    share: tuple[int, int],
+    report: Callable[[Progress], None],
+    stop: Callable[[], bool],
+) -> int:
+    """Solve the own ones of the missing chunks, add all that are there by then; rows solved."""
+    rows = manifest["chunk_size"]
+    missing = [number for number in range(manifest["chunks"]) if number not in found.parts]
+    own = [number for number in missing if number % share[1] == share[0]]
+
+    def size(numbers: list[int]) -> int:
+        return sum(min(rows, plan.size - number * rows) for number in numbers)
+
+    def keep(number: int, columns: Columns) -> dict[str, Any]:
+        said, data = make_part(plan, manifest, number, columns)
+        write_part(folder / part_name(number), data)
+        return said
+
+    here, before = 0, plan.size - size(missing)
+    total = before + size(own)
+    for said in solve_chunks(plan, own, rows, keep, stop):
+        found.parts[said["chunk"]] = said
+        here += said["stop"] - said["start"]
+        report(Progress(before + here, total, here))
+    for number in missing:  # what other processes have written
+        part = folder / part_name(number)
+        if number not in found.parts and part.exists():
+            found.parts[number] = about(pq.read_schema(part))
+    return here
 
 
-class Stopped(Exception):
-    """A sweep into one file was stopped after so many configurations."""
-
-    def __init__(self, done: int) -> None:
-        super().__init__(f"stopped after {done} configurations")
-        self.done = done
+def _finished(path: Path, plan: Plan) -> Counter[str]:
+    """The statuses of a finished sweep of this very plan in one file; none if there is none."""
+    try:
+        said = about(pq.read_schema(path))
+    except (OSError, ValueError):
+        said = {}
+    return Counter(said["status"] if is_of(said, new_manifest(plan)) else {})

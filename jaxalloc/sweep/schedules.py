@@ -6,28 +6,19 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from jaxalloc.scheduling.batch_time import BatchTime
+from jaxalloc.scheduling.integers import as_int32
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.requests import Requests
 from jaxalloc.scheduling.schedule import Schedule, ScheduleStatus
 from jaxalloc.scheduling.simulation import simulate
-from jaxalloc.sweep.axes import Axis
-from jaxalloc.sweep.designs import Columns, Design
-from jaxalloc.sweep.placement import MostRows, spread
-from jaxalloc.sweep.settings import (
-    Instance,
-    check_fixed,
-    check_instance,
-    make_instance,
-    quality,
-    trace_digests,
-)
+from jaxalloc.sweep.axes import Columns
+from jaxalloc.sweep.designs import Design
+from jaxalloc.sweep.settings import Instance, make_instance, read_fixed, trace_digests
 from jaxalloc.traces.words import policy_keys
 
 _TIMES = (
@@ -43,20 +34,6 @@ _TIMES = (
 _COUNTS = ("rounds", "peak_occupancy", "total_evictions", "total_recomputed", "total_wasted")
 _QUALITIES = ("coverage", "mean_width", "too_long_requests", "too_long_token_share")
 _ARRAYS_OF_A_REQUEST = 24  # of 4 bytes: the instance, the ledger, the answer
-
-
-class _Group(NamedTuple):
-    """The rows of a launch that one policy plays, and what it computes."""
-
-    rows: np.ndarray[Any, Any]
-    answers: Any
-
-
-class _Started(NamedTuple):
-    """All groups of a launch, and what is known of the instances themselves."""
-
-    groups: list[_Group]
-    quality: Columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +53,7 @@ class Schedules:
     kind = "schedule"
     statuses = tuple(status.name for status in sorted(ScheduleStatus))
     failures = ("INVALID",)  # a policy that does not finish is an answer
-    most_rows = MostRows(cpu=64, accelerator=4096)
+    rows_of_a_chunk = (1 << 3, 1 << 8)  # least and most
 
     @property
     def name(self) -> str:
@@ -110,9 +87,8 @@ class Schedules:
         for row in range(design.size):
             values = design.rows(row, row + 1)
             try:
-                check_instance(
-                    self._instance({name: column[0].item() for name, column in values.items()})
-                )
+                one = self._instance({name: column[0].item() for name, column in values.items()})
+                one.requests.check(one.capacity, one.policy, batch_time=one.batch_time)
             except ValueError as error:
                 first = first or error
             else:
@@ -120,32 +96,23 @@ class Schedules:
         many = "every configuration is INVALID: of the first, " if design.size > 1 else ""
         raise ValueError(f"{many}{first}")
 
-    def start(self, rows: Columns, count: int, mesh: Mesh | None) -> _Started:
-        """Start playing; what `finish` waits for."""
+    def solve(self, rows: Columns) -> Columns:
+        """The answers of some configurations, by column; NaN and -1 where one cannot be."""
         values = {name: column.tolist() for name, column in rows.items()}
+        count = len(next(iter(values.values()), [0]))
         made = [self._possible({name: values[name][i] for name in values}) for i in range(count)]
-        known = [{} if one is None else quality(one) for one in made]
-        by_policy: dict[tuple[Policy, bool], list[int]] = {}
-        for row, one in enumerate(made):
-            if one is not None:
-                by_policy.setdefault((one.policy, one.batch_time is not None), []).append(row)
-        groups = []
-        for (policy, in_seconds), own in by_policy.items():
-            batch = self._batch({row: one for row in own if (one := made[row])}, count, in_seconds)
-            groups.append(_Group(np.array(own), _compiled(policy, mesh)((), batch)))
-        columns = {n: np.array([each.get(n, np.nan) for each in known]) for n in _QUALITIES}
-        return _Started(groups, columns)
-
-    def finish(self, started: _Started) -> Columns:
-        """Wait for the answers, by column; NaN and −1 where an instance cannot be."""
-        count = len(started.quality["coverage"])
         answers: Columns = {"status": np.full(count, int(ScheduleStatus.INVALID))}
-        answers |= {name: np.full(count, np.nan) for name in _TIMES}
+        answers |= {name: np.full(count, np.nan) for name in (*_TIMES, *_QUALITIES)}
         answers |= {name: np.full(count, -1) for name in _COUNTS}
-        for group in started.groups:
-            for name, column in jax.tree.map(np.asarray, group.answers).items():
-                answers[name][group.rows] = column[group.rows]
-        return answers | started.quality
+        for row, one in enumerate(made):
+            for name, value in {} if one is None else one.quality.items():
+                answers[name][row] = value
+        for policy in dict.fromkeys(one.policy for one in made if one):
+            own = [one if one and one.policy == policy else None for one in made]
+            mine = np.array([one is not None for one in own])
+            for name, column in _player(policy)(*self._lanes(own)).items():
+                answers[name][mine] = np.asarray(column)[mine]
+        return answers
 
     def _instance(self, values: Mapping[str, Any]) -> Instance:
         return make_instance({**self.fixed, **values})
@@ -157,33 +124,34 @@ class Schedules:
         except ValueError:
             return None
 
-    def _batch(self, made: dict[int, Instance], count: int, in_seconds: bool) -> Any:
-        """[count] lanes of N requests; those that others play are empty."""
-        lanes = range(count)
-        shape = (count, self.num_requests)
-        fields: dict[str, Any] = {
-            name: np.zeros(shape, np.int32)
-            for name in ("prompt", "output", "lower", "upper", "predicted")
-        }
-        fields["arrival"] = np.zeros(shape, self.dtype() if in_seconds else np.int32)
-        for row, one in made.items():
-            num = one.trace.num_requests
-            for name in ("prompt", "output"):
-                fields[name][row, :num] = getattr(one.trace, name)
-            for name in ("lower", "upper", "predicted"):
-                fields[name][row, :num] = getattr(one.predictions, name)
-            fields["arrival"][row, :num] = one.arrival
-        first = next(iter(made.values()))
-        seeds = [made.get(row, first).seed for row in lanes]
-        stretches = [made.get(row, first).stretch for row in lanes]
-        capacity = np.array([made.get(row, first).capacity for row in lanes], np.int32)
-        rounds = [made.get(row, first).max_rounds for row in lanes]
+    def _lanes(self, made: list[Instance | None]) -> tuple[Any, ...]:
+        """The arguments of `_player`: [B] lanes of N requests, empty where there is no instance."""
+        first = next(one for one in made if one)
+        empty = first._replace(requests=jax.tree.map(lambda leaf: leaf[:0], first.requests))
+        lanes = [one or empty for one in made]
+
+        def padded(name: str, dtype: Any = np.int32) -> Any:
+            leaves = np.zeros((len(lanes), self.num_requests), dtype)
+            for leaf, one in zip(leaves, lanes, strict=True):
+                values = getattr(one.requests, name)
+                leaf[: len(values)] = as_int32(name, values) if dtype is np.int32 else values
+            return leaves
+
+        whole = ("prompt", "output", "lower", "upper", "predicted")
+        times = np.int32 if first.batch_time is None else self.dtype()
+        seeds, stretches = zip(*(one.streams for one in lanes), strict=True)
+        model, rounds = None, None
+        if first.batch_time is not None:
+            models = [one.batch_time for one in lanes]
+            model = jax.tree.map(lambda *leaves: np.array(leaves, self.dtype()), *models)
+        if first.max_rounds is not None:
+            rounds = np.array([one.max_rounds for one in lanes], np.int32)
         return (
-            Requests(**fields),
-            capacity,
+            Requests(**{name: padded(name) for name in whole}, arrival=padded("arrival", times)),
+            np.array([one.capacity for one in lanes], np.int32),
             np.asarray(jax.random.key_data(policy_keys(seeds, stretches))),
-            _stack([made.get(row, first).batch_time for row in lanes], self.dtype()),
-            None if rounds[0] is None else np.array(rounds, np.int32),
+            model,
+            rounds,
         )
 
 
@@ -194,39 +162,25 @@ def make_schedules(given: Mapping[str, Any], design: Design) -> Schedules:
       ValueError: names the setting, the value and the fix.
     """
     axes = {axis.field: axis for axis in design.axes}
-    fixed = check_fixed(given, set(axes))
+    fixed = read_fixed(given, set(axes))
     most = axes["requests"].ends()[1] if "requests" in axes else fixed["requests"]
-    source = axes.get("source")
-    sources = source.values.tolist() if isinstance(source, Axis) else [fixed["source"]]
+    sources = axes["source"].values.tolist() if "source" in axes else [fixed["source"]]
     return Schedules(fixed, int(most), trace_digests(sources))
 
 
-def _stack(models: list[BatchTime | None], dtype: Any) -> BatchTime | None:
-    """[B] batch-time models as one."""
-    known = [model for model in models if model is not None]
-    if not known:
-        return None
-    return jax.tree.map(lambda *leaves: np.array(leaves, dtype), *known)
-
-
 @functools.cache
-def _compiled(policy: Policy, mesh: Mesh | None) -> Any:
+def _player(policy: Policy) -> Any:
     """The function that plays a chunk with one policy."""
 
-    def play(_: Any, lanes: Any) -> dict[str, Any]:
-        def one(requests: Any, capacity: Any, data: Any, batch_time: Any, rounds: Any) -> Schedule:
-            return simulate(
-                requests,
-                capacity,
-                policy,
-                key=jax.random.wrap_key_data(data) if policy.draws else None,
-                batch_time=batch_time,
-                max_rounds=rounds,
-            )
+    def one(requests: Any, capacity: Any, data: Any, batch_time: Any, rounds: Any) -> Schedule:
+        key = jax.random.wrap_key_data(data) if policy.draws else None
+        timed = {"batch_time": batch_time, "max_rounds": rounds}
+        return simulate(requests, capacity, policy, key=key, **timed)
 
+    def play(*lanes: Any) -> dict[str, Any]:
         played = jax.vmap(one)(*lanes)
         times = {f"p{p}_latency": played.latency_percentile(p) for p in (50, 95, 99)}
         names = [name for name in (*_TIMES, *_COUNTS) if name not in times]
         return {"status": played.status, **times} | {name: getattr(played, name) for name in names}
 
-    return spread(play, mesh)
+    return jax.jit(play)

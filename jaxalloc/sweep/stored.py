@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
-from jaxalloc.sweep.directory import part_name, verify
-from jaxalloc.sweep.manifest import FORMAT, read_manifest
-from jaxalloc.sweep.parquet import about_schema
+from jaxalloc.sweep.folder import FORMAT, read_manifest, verify
+from jaxalloc.sweep.parts import about, part_name
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     import xarray as xr
 
 
@@ -29,7 +30,7 @@ class Stored:
 
     Attributes:
       path: the folder or the file.
-      manifest: plan, versions, device, dtype, chunk size and, once complete, the status counts.
+      manifest: plan, versions, device, dtype and chunk size.
       files: its Parquet files, in the order of the rows.
     """
 
@@ -45,8 +46,7 @@ class Stored:
     @property
     def axes(self) -> tuple[str, ...]:
         """Names of the columns that vary."""
-        named: Any = self.plan.get("axes", self.plan.get("columns", ()))
-        return tuple(named)
+        return tuple(self.plan.get("axes", self.plan.get("columns", ())))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ class Stored:
     def num_rows(self) -> int:
         """Rows that are there."""
         with _readable(self.path):
-            return sum(_opened(file).metadata.num_rows for file in self.files)
+            return int(self._dataset().count_rows())
 
     @property
     def complete(self) -> bool:
@@ -70,17 +70,24 @@ class Stored:
         return self.num_rows == self.manifest["configurations"]
 
     def status(self) -> dict[str, int]:
-        """How many rows ended how."""
-        return dict(Counter(self.table(["status"])["status"].to_pylist()))
+        """How many rows ended how, as the footers of the files tell."""
+        with _readable(self.path):
+            counts = [Counter(about(pq.read_schema(file))["status"]) for file in self.files]
+        return dict(sum(counts, Counter()))
 
     def verify(self) -> dict[str, str]:
-        """The files of a folder that are not as they were written, and why; reads all of them.
+        """The parts of a folder that are not there as they were written, and why; reads all.
 
         Raises:
           ValueError: it is one file, which has no digests beside it; or the folder holds something
             else.
         """
         return verify(self.path)[1]
+
+    def _dataset(self) -> ds.Dataset:
+        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
+        return ds.dataset([str(file) for file in self.files], format=form)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows that are there, in order, as an Arrow table.
@@ -91,20 +98,16 @@ class Stored:
         Raises:
           ValueError: there is no such column; names it and those there are.
         """
-        import pyarrow as pa
-
         wanted = list(self.columns if columns is None else columns)
         for name in wanted:
             if name not in self.columns:
                 raise ValueError(
                     f"column {name!r} is not in {self.path}: {', '.join(self.columns)}"
                 )
-        with _readable(self.path):
-            parts = [_opened(file).read(columns=wanted).select(wanted) for file in self.files]
-        plain = [part.replace_schema_metadata(None) for part in parts]
-        if not plain:
+        if not self.files:
             raise ValueError(f"{self.path} has no rows yet: resume the sweep")
-        return pa.concat_tables(plain)
+        with _readable(self.path):
+            return self._dataset().to_table(wanted).replace_schema_metadata(None)
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The rows that are there, in order, as a data frame."""
@@ -130,37 +133,30 @@ class Stored:
             )
         wanted = self.columns if columns is None else columns
         answers = [name for name in dict.fromkeys(wanted) if name not in self.axes]
-        table = self.table([*self.axes, *answers])
-        dims = self.axes
-        coordinates: dict[str, Any] = {}
-        for place, name in enumerate(dims):
-            values = _array(table[name]).reshape(self.shape)
-            coordinates[name] = np.moveaxis(values, place, 0).reshape(self.shape[place], -1)[:, 0]
-        arrays = {
-            name: (dims, _array(table[name]).reshape(self.shape))
-            for name in table.column_names
-            if name not in dims
+        frame = self.table([*self.axes, *answers]).to_pandas()
+        arrays = {name: _array(frame[name]).reshape(self.shape) for name in frame}
+        coordinates: dict[str, Any] = {
+            name: np.moveaxis(arrays.pop(name), place, 0).reshape(self.shape[place], -1)[:, 0]
+            for place, name in enumerate(self.axes)
         }
-        tokens = {name: values for name, values in arrays.items() if name.startswith("tokens.")}
-        variables: dict[str, Any] = {k: v for k, v in arrays.items() if k not in tokens}
+        tokens = {name: arrays.pop(name) for name in answers if name.startswith("tokens.")}
+        variables: dict[str, Any] = {name: (self.axes, values) for name, values in arrays.items()}
         if tokens:
             coordinates["task"] = [name.removeprefix("tokens.") for name in tokens]
-            stacked = np.stack([values for _, values in tokens.values()], axis=-1)
-            variables["tokens"] = ((*dims, "task"), stacked)
+            stacked = np.stack(list(tokens.values()), axis=-1)
+            variables["tokens"] = ((*self.axes, "task"), stacked)
         return xr.Dataset(variables, coordinates, {"plan_hash": self.manifest["plan_hash"]})
 
 
 def _array(column: Any) -> np.ndarray[Any, Any]:
     """A column as an array: text as fixed-width text."""
     values = column.to_numpy()
-    return values.astype(str) if values.dtype == object else values
+    return values if values.dtype.kind in "if" else values.astype(str)
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Raise ValueError, in one line, where something of a sweep cannot be read."""
-    import pyarrow as pa
-
     try:
         yield
     except FileNotFoundError:
@@ -171,14 +167,23 @@ def _readable(path: Path) -> Iterator[None]:
         raise ValueError(f"sweep = {str(path)!r} cannot be read ({reason}): {fix}") from None
 
 
-def _opened(file: Path) -> pq.ParquetFile:
-    import pyarrow.parquet as pq
+def open(path: str | os.PathLike[str]) -> Stored:
+    """What a sweep has written: `.table()`, `.to_pandas()` and, of a grid, `.to_xarray()`.
 
-    return pq.ParquetFile(file, page_checksum_verification=True)
+    Args:
+      path: a folder or a Parquet file of a sweep, finished or not.
 
+    Raises:
+      ValueError: there is no sweep.
 
-def open_stored(path: Path) -> Stored:
-    """A sweep on the disk; see `jaxalloc.sweep.open`."""
+    >>> import tempfile, jaxalloc
+    >>> study = jaxalloc.sweep.plan("qwen3-8b", {"arrival_rate": [0.1, 0.5]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = jaxalloc.sweep.run(study, folder)
+    ...     jaxalloc.sweep.open(folder).to_xarray().tokens.sel(task="GSM8K").values.round(-1)
+    array([2240., 2130.])
+    """
+    path = Path(path)
     if path.is_dir():
         manifest = read_manifest(path)
         if manifest is None:
@@ -186,13 +191,13 @@ def open_stored(path: Path) -> Stored:
                 f"sweep = {str(path)!r} has no manifest, or a damaged one: give the folder of a "
                 "sweep, or run it again with --resume"
             )
-        names = [path / part_name(index) for index in range(manifest["chunks"])]
+        names = [path / part_name(number) for number in range(manifest["chunks"])]
         return Stored(path, manifest, tuple(name for name in names if name.exists()))
     with _readable(path):
-        about = about_schema(_opened(path).schema_arrow)
-    if about.get("format") != FORMAT:
+        manifest = about(pq.read_schema(path))
+    if manifest.get("format") != FORMAT:
         raise ValueError(
             f"sweep = {str(path)!r} was not written by jaxalloc sweep of this version, or is "
             "damaged: give another, or sweep again"
         )
-    return Stored(path, about, (path,))
+    return Stored(path, manifest, (path,))

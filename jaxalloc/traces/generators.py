@@ -1,4 +1,4 @@
-"""Synthetic traces: laws of the lengths, arrivals at once or as a Poisson process."""
+"""Synthetic traces: laws of the lengths, and the random numbers that they are drawn from."""
 
 from __future__ import annotations
 
@@ -111,27 +111,23 @@ LAWS: dict[str, Callable[[Law, Rng, int], Any]] = {
 }
 
 
-def generate(
-    seed: int, num_requests: int, output: Law, prompt: Law | int, *, rate: float | None = None
-) -> Trace:
-    """A synthetic trace, the same for the same seed.
+def generate(seed: int, num_requests: int, output: Law, prompt: Law | int) -> Trace:
+    """A synthetic trace of requests that all arrive at 0, the same for the same seed.
 
     Args:
       seed: of the random numbers.
       num_requests: N.
       output: law of the outputs.
       prompt: law of the prompts, or the tokens of all of them.
-      rate: of Poisson arrivals, requests / s; None: all arrive at 0.
 
     >>> generate(0, 3, Law(name="uniform", least=5, most=9), 4).output.tolist()
     [9, 8, 7]
     """
     rng = np.random.default_rng(seed)
     outputs = output.draw(rng, num_requests)
-    prompts = (
-        prompt.draw(rng, num_requests) if isinstance(prompt, Law) else np.full(num_requests, prompt)
+    prompts = prompt.draw(rng, num_requests) if isinstance(prompt, Law) else prompt
+    return Trace(
+        arrival=np.zeros(num_requests),
+        prompt=np.broadcast_to(prompts, num_requests),
+        output=outputs,
     )
-    gaps = np.zeros(num_requests) if rate is None else rng.exponential(1 / rate, num_requests)
-    arrival = np.cumsum(gaps)
-    unit = None if rate is None else "s"
-    return Trace(arrival=arrival - arrival[:1], prompt=prompts, output=outputs, time_unit=unit)

@@ -27,25 +27,15 @@ from jaxalloc.traces.trace import MOST_TOKENS, Trace
 
 _LEAST_RATE = 1e-12  # a round, or a second
 _LATEST = 2.0**62
-POLICIES = {
-    "a_min": "AMin",
-    "a_max": "AMax",
-    "h_sf": "HindsightShortestFirst",
-    "mc_sf": "MCSF",
-    "mc_benchmark": "MCBenchmark",
-    "vllm": "VLLMFirstCome",
-    "alpha": "AlphaProtection",
-    "alpha_beta": "AlphaBetaClearing",
-}
 
 
 def read_policies(words: str, aging: int) -> dict[str, Policy]:
     """`a_min,h_sf` as policies by name."""
     names = [name.strip() for name in words.split(",") if name.strip()]
     for name in names or [words]:
-        if name not in POLICIES:
-            raise ValueError(f"policies = {name} is unknown: {choices(POLICIES)}")
-    return {name: getattr(policies, POLICIES[name])(aging=aging) for name in names}
+        if name not in policies.by_name:
+            raise ValueError(f"policies = {name} is unknown: {choices(policies.by_name)}")
+    return {name: policies.by_name[name](aging=aging) for name in names}
 
 
 def read_batch_time(words: str | None) -> BatchTime | None:
@@ -88,9 +78,9 @@ class Source(NamedTuple):
       too_long: requests that are left out.
     """
 
-    traces: list[Trace]
-    seeds: list[int]
-    stretches: list[int]
+    traces: Sequence[Trace]
+    seeds: Sequence[int]
+    stretches: Sequence[int]
     too_long: TooLong
 
 
@@ -112,24 +102,41 @@ def read_source(
 
     Args:
       source: a file, or a law and its numbers.
-      prompt: tokens of the prompts of a law, or their law.
-      capacity: M.
-      num_requests: N.
+      prompt, capacity, num_requests: as `draw` says.
       replications: B.
       seed: of the first replication.
       **reading: how `read_trace` reads a file.
     """
-    each = list(range(replications))
-    if is_file(source):
-        drawn = [read_trace(source, **reading)]
-        fitting = drawn[0].fitting(capacity)
-        if fitting.num_requests < num_requests * replications:
+    given: Trace | str = read_trace(source, **reading) if is_file(source) else source
+    each, of_file = range(replications), isinstance(given, Trace)
+    streams = [(seed, b) if of_file else (seed + b, 0) for b in each]
+    drawn = [draw(given, prompt, capacity, num_requests, *stream) for stream in streams]
+    traces, whole = zip(*drawn, strict=True)
+    seeds, stretches = zip(*streams, strict=True)
+    return Source(traces, seeds, stretches, too_long(whole[: 1 if of_file else None], capacity))
+
+
+def draw(
+    source: Trace | str, prompt: str, capacity: int, num_requests: int, seed: int, stretch: int = 0
+) -> tuple[Trace, Trace]:
+    """N requests that fit into the cache, and all those that they are taken from.
+
+    Args:
+      source: a trace, of which they are a stretch, or a law and its numbers.
+      prompt: tokens of the prompts of a law, or their law.
+      capacity: M.
+      num_requests: N.
+      seed: of a law.
+      stretch: which N of a trace.
+    """
+    if isinstance(source, Trace):
+        fitting = source.fitting(capacity)
+        if fitting.num_requests < (stretch + 1) * num_requests:
             raise ValueError(
-                f"requests = {num_requests} times {replications} replications is more than the "
-                f"{fitting.num_requests} of {source} that fit into capacity = {capacity}"
+                f"requests = {num_requests}: stretch {stretch} of so many is beyond the "
+                f"{fitting.num_requests} requests that fit into capacity = {capacity}"
             )
-        traces = [fitting.tail(b * num_requests).head(num_requests) for b in each]
-        return Source(traces, [seed] * replications, each, too_long(drawn, capacity))
+        return fitting.tail(stretch * num_requests).head(num_requests), source
     if source.partition(":")[0] not in LAWS:
         raise ValueError(
             f"source = {source} must be a file that ends in {', '.join(SUFFIXES)}, or a law: "
@@ -137,22 +144,21 @@ def read_source(
         )
     with within(f"source = {source}"):
         output = Law.parse(source, capacity)
-    with within(f"prompt = {prompt}"):
+    with within(f"prompt = {prompt[:40]}"):
         prompts = int(prompt) if prompt.isdecimal() else Law.parse(prompt, capacity)
         if isinstance(prompts, int) and prompts > MOST_TOKENS:
             raise ValueError(f"more than {MOST_TOKENS} tokens fit into no cache")
-    seeds = [seed + b for b in each]
-    drawn = [generate(one, 2 * num_requests, output, prompts) for one in seeds]
-    traces = [trace.fitting(capacity).head(num_requests) for trace in drawn]
-    if any(trace.num_requests < num_requests for trace in traces):
+    drawn = generate(seed, 2 * num_requests, output, prompts)
+    fitting = drawn.fitting(capacity)
+    if fitting.num_requests < num_requests:
         raise ValueError(
             f"capacity = {capacity} holds fewer than half of the requests: raise it, or lower "
             "the prompts or the outputs"
         )
-    return Source(traces, seeds, [0] * replications, too_long(drawn, capacity))
+    return fitting.head(num_requests), drawn
 
 
-def too_long(drawn: list[Trace], capacity: int) -> TooLong:
+def too_long(drawn: Sequence[Trace], capacity: int) -> TooLong:
     """What of these requests does not fit into the cache."""
     sizes = np.concatenate([trace.prompt + trace.output for trace in drawn])
     long = sizes > capacity

@@ -20,17 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxalloc.allocation.model.domain import FIELDS, MIX_TOLERANCE, domain_error
+from jaxalloc.allocation.model.domain import FIELDS, MIX_TOLERANCE
 from jaxalloc.allocation.model.workload import Workload
 from jaxalloc.files import new_file
 from jaxalloc.messages import one_line, shown, suggest, within
+from jaxalloc.workloads import entries
 
-# Covariances of a task and what they are of.
-COVARIANCES = {
-    "covariance": ("gain", "decay", "floor"),
-    "service_covariance": ("base_time", "time_per_token"),
-}
-_TEXTS = ("name", "source", "note")
 _ROUNDING = 4 * np.finfo(float).eps  # of floor + gain
 _BUILT_IN = resources.files("jaxalloc.workloads") / "builtin"
 
@@ -79,11 +74,6 @@ class WorkloadFile:
         return tuple(task.name for task in self.task)
 
     @property
-    def task_names(self) -> tuple[str, ...]:
-        """As `names`."""
-        return self.names
-
-    @property
     def workload(self) -> Workload:
         """The arrays, in JAX's default dtype: float64 where x64 is on, else float32."""
         return Workload.create(**{name: self._numbers(name) for name in FIELDS})
@@ -116,7 +106,8 @@ def builtin_names() -> tuple[str, ...]:
     >>> builtin_names()
     ('qwen3-8b', 'r1-distill-llama-8b')
     """
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in _BUILT_IN.iterdir()))
+    files = (entry.name for entry in _BUILT_IN.iterdir() if entry.name.endswith(".toml"))
+    return tuple(sorted(name.removesuffix(".toml") for name in files))
 
 
 def builtin_text(name: str) -> str:
@@ -137,18 +128,14 @@ def load(name_or_path: str | os.PathLike[str]) -> WorkloadFile:
     name, known = os.fspath(name_or_path), builtin_names()
     try:
         text = builtin_text(name) if name in known else Path(name).read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise ValueError(
-            f"workload = {name!r} is no file and not built in: give a TOML file or one of "
-            f"{', '.join(known)}"
-        ) from None
+        data = tomllib.loads(text)
     except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f"workload = {name!r} cannot be read ({reason}): give a file") from None
+        absent = isinstance(error, FileNotFoundError)
+        problem = "is no file and not built in" if absent else f"cannot be read ({error.strerror})"
+        fix = f"give a TOML file or one of {', '.join(known)}"
+        raise ValueError(f"workload = {name!r} {problem}: {fix}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: byte {error.start} is not UTF-8: save it as UTF-8") from None
-    try:
-        data = tomllib.loads(text)
     except ValueError as error:
         raise ValueError(f"{name}: is not TOML: {one_line(error)}: correct it there") from None
     except RecursionError:
@@ -175,11 +162,6 @@ def override(file: WorkloadFile, numbers: Mapping[str, float], origin: str) -> W
         for table in data["task"] if FIELDS[name].per_type else [data]:
             table[name] = value
     return validate(data, origin)
-
-
-def to_workload(file: WorkloadFile) -> Workload:
-    """As `file.workload`."""
-    return file.workload
 
 
 def save(file: WorkloadFile, path: str | os.PathLike[str]) -> None:
@@ -232,98 +214,41 @@ def validate(data: Mapping[str, Any], origin: str) -> WorkloadFile:
 
 def _read(kind: Any, table: Mapping[str, Any]) -> Any:
     """A `Task` or a `WorkloadFile` of its entries, each checked."""
-    entries = {entry.name: entry for entry in dataclasses.fields(kind)}
+    known = {entry.name: entry for entry in dataclasses.fields(kind)}
     for name, value in table.items():  # first, as a misspelt field is also a missing one
-        if name not in entries:
+        if name not in known:
             other = WorkloadFile if kind is Task else Task
             into = "above the first [[task]]" if kind is Task else "into the [[task]] tables"
-            fix = f"move it {into}" if name in other.__annotations__ else suggest(name, entries)
+            fix = f"move it {into}" if name in other.__annotations__ else suggest(name, known)
             raise ValueError(f"{name} = {shown(value)} is not a field: {fix}")
     given = {}
-    for name, entry in entries.items():
+    for name, entry in known.items():
         if name in table:
-            given[name] = _value(name, table[name])
+            value = table[name]
+            given[name] = _tasks(value) if name == "task" else entries.read(name, value)
         elif entry.default is dataclasses.MISSING:
-            raise ValueError(f"{name} is missing: add {_wanted(name)}")
+            raise ValueError(f"{name} is missing: add {entries.wanted(name)}")
     return kind(**given)
-
-
-def _value(name: str, value: Any) -> Any:
-    """The value of an entry, checked."""
-    if name == "task":
-        return _tasks(value)
-    said = f"{name} = {shown(value)}"
-    if name in COVARIANCES:
-        return _covariance(name, value)
-    if name in _TEXTS:
-        if not isinstance(value, str) or (name == "name" and not value):
-            raise ValueError(f"{said} is not text: give {_wanted(name)}")
-        if name == "name" and not value.isprintable():  # a terminal would obey, and not show it
-            raise ValueError(f"{said} has characters that do not print: remove them")
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{said} is not a number: give {_wanted(name)}")
-    number = float(str(value))  # 10**400 is inf
-    problem = domain_error(name, number) if name in FIELDS else None
-    if problem or not 0 <= number < np.inf:
-        raise ValueError(problem or f"{said} must be finite and at least 0: give {_wanted(name)}")
-    return number
 
 
 def _tasks(tables: Any) -> list[Task]:
     if not isinstance(tables, list) or not tables:
-        raise ValueError(f"task = {shown(tables)} is not a list: give {_wanted('task')}")
+        raise ValueError(f"task = {shown(tables)} is not a list: give {entries.wanted('task')}")
     tasks = []
     for number, table in enumerate(tables, start=1):
         if not isinstance(table, Mapping):
-            raise ValueError(f"task {number} = {shown(table)} is no table: give {_wanted('task')}")
+            raise ValueError(
+                f"task {number} = {shown(table)} is no table: give {entries.wanted('task')}"
+            )
         name = table.get("name")
         label = f" ({name})" if isinstance(name, str) and name.isprintable() and name else ""
         with within(f"task {number}{label}"):
-            tasks.append(_task(_read(Task, table)))
+            task: Task = _read(Task, table)
+            least, most, best = task.min_tokens, task.max_tokens, task.floor + task.gain
+            if least > most:
+                fix = f"must not exceed max_tokens = {most:g}: lower it or raise max_tokens"
+                raise ValueError(f"min_tokens = {least:g} {fix}")
+            if best > 1 + _ROUNDING:
+                raise ValueError(f"floor + gain = {best:g} must not exceed 1: lower one of them")
+        tasks.append(task)
     return tasks
-
-
-def _task(task: Task) -> Task:
-    """The task, whose fields fit together."""
-    least, most, best = task.min_tokens, task.max_tokens, task.floor + task.gain
-    if least > most:
-        raise ValueError(
-            f"min_tokens = {least:g} must not exceed max_tokens = {most:g}: lower it or raise "
-            "max_tokens"
-        )
-    if best > 1 + _ROUNDING:
-        raise ValueError(f"floor + gain = {best:g} must not exceed 1: lower one of them")
-    return task
-
-
-def _covariance(name: str, rows: Any) -> list[list[float]]:
-    """Rows that can be the covariance of the fields."""
-    size = len(COVARIANCES[name])
-    try:
-        matrix = np.array(rows, np.float64)
-    except (OverflowError, TypeError, ValueError):
-        matrix = np.zeros(0)
-    scale = np.sqrt(np.clip(np.diag(matrix), 0, None)) if matrix.ndim == 2 else np.zeros(0)
-    most = np.outer(scale, scale)
-    if matrix.shape != (size, size) or not np.isfinite(matrix).all():
-        problem = "is of another shape or not of numbers"
-    elif np.any(np.abs(matrix - matrix.T) > 1e-9 * most):
-        problem = "is not symmetric"
-    elif np.any(np.abs(matrix) > (1 + 1e-9) * most):
-        problem = "has a variance below 0 or a correlation above 1"
-    else:
-        return matrix.tolist()
-    raise ValueError(f"{name} = {shown(rows)} {problem}: give {_wanted(name)}")
-
-
-def _wanted(name: str) -> str:
-    """What should stand there."""
-    if name in FIELDS:
-        return f"the {FIELDS[name].meaning}"
-    if name in COVARIANCES:
-        size, fields = len(COVARIANCES[name]), ", ".join(COVARIANCES[name])
-        return f"{size} rows of {size} numbers, the covariance of ({fields})"
-    if name == "task":
-        return "one [[task]] table for each task type"
-    return "a standard error" if name.endswith("_se") else f"a {name} in quotes"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from jaxalloc.calibration.decision import Covariances
-from jaxalloc.workloads.files import COVARIANCES, Task, WorkloadFile
+from jaxalloc.workloads.entries import COVARIANCES
+from jaxalloc.workloads.files import WorkloadFile
 
 
 def to_covariances(file: WorkloadFile) -> Covariances:
@@ -21,29 +21,24 @@ def to_covariances(file: WorkloadFile) -> Covariances:
     >>> float(to_covariances(load("qwen3-8b")).curve.max())
     0.0
     """
-    curve, service = (
-        np.stack([_matrix(task, key, fields) for task in file.task])
-        for key, fields in COVARIANCES.items()
-    )
+
+    def variances(name: str) -> NDArray[np.float64]:
+        return np.array([(getattr(task, f"{name}_se") or 0.0) ** 2 for task in file.task])
+
+    def matrices(key: str) -> NDArray[np.float64]:
+        alone = np.stack([variances(name) for name in COVARIANCES[key]], axis=1)
+        own = [getattr(task, key) for task in file.task]
+        pairs = zip(own, alone, strict=True)
+        return np.stack([np.array(rows or np.diag(row)) for rows, row in pairs])
+
+    mix = np.array([task.mix for task in file.task])
+    of_one = np.diag(mix) - np.outer(mix, mix)  # arrival
+    spread = np.trace(of_one)
+    per_arrival = variances("mix").sum() / spread if spread > 0 else 0.0  # 1 / N
     return Covariances(
-        curve=jnp.asarray(curve),
-        service=jnp.asarray(service),
-        service_cv=jnp.asarray([(task.service_cv_se or 0.0) ** 2 for task in file.task]),
-        mix=jnp.asarray(_mix(file)),
+        curve=jnp.asarray(matrices("covariance")),
+        service=jnp.asarray(matrices("service_covariance")),
+        service_cv=jnp.asarray(variances("service_cv")),
+        mix=jnp.asarray(of_one * per_arrival),
         arrival_rate=jnp.asarray((file.arrival_rate_se or 0.0) ** 2),
     )
-
-
-def _matrix(task: Task, key: str, fields: tuple[str, ...]) -> np.ndarray[Any, Any]:
-    rows = getattr(task, key)
-    if rows is not None:
-        return np.array(rows, np.float64)
-    return np.diag([(getattr(task, f"{name}_se") or 0.0) ** 2 for name in fields])
-
-
-def _mix(file: WorkloadFile) -> np.ndarray[Any, Any]:
-    mix = np.array([task.mix for task in file.task])
-    variance = np.array([(task.mix_se or 0.0) ** 2 for task in file.task])
-    spread = np.sum(mix * (1 - mix))
-    per_arrival = variance.sum() / spread if spread > 0 else 0.0  # 1 / N
-    return (np.diag(mix) - np.outer(mix, mix)) * per_arrival

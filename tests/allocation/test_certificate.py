@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convert import as_workload, lane
-from problems import hard_workloads, random_workloads
+from convert import LANES, as_workload, lane
+from problems import hard_workloads, priced, random_workloads
 
 from jaxalloc import solve_batch
-from jaxalloc.allocation.model.exact import exact_product, exact_sum
 from jaxalloc.allocation.model.mg1 import queue
+from jaxalloc.allocation.model.sums import exact_product, exact_sum
 from jaxalloc.allocation.optimum.certificate import certified_residual
 
 MODES = {
-    "eager": jax.vmap,
     "jit": lambda function: jax.jit(jax.vmap(function)),
     "scan": lambda function: jax.jit(lambda *a: jax.lax.map(lambda lane: function(*lane), a)),
 }
@@ -55,7 +54,8 @@ def exact_residual(fields, tokens):
         steepest = f["accuracy_weight"][0] * f["gain"][k] * f["decay"][k]
         left = decimal(-f["decay"][k] * lengths[k]).exp()
         up = decimal(steepest) * left
-        down = decimal(f["time_per_token"][k] * (base + g * kappa[k] * time[k]))
+        own = f["time_per_token"][k] * (base + g * kappa[k] * time[k])
+        down = decimal(own + f.get("token_price", [0])[0])
         slope = (up - down) / (up + down)
         assert low <= lengths[k] <= high
         rises, falls = lengths[k] < high, lengths[k] > low
@@ -118,9 +118,9 @@ def test_sums_and_products_are_free_of_error(dtype, mode):
 
 
 @functools.lru_cache
-def points(dtype, n=150):
+def points(dtype, n=LANES):
     """Solved lanes and lanes far from solved, with their tokens."""
-    fields = hard_workloads(9, n, 4)
+    fields = priced(hard_workloads(9, n, 6))
     fields = {name: value.astype(dtype) for name, value in fields.items()}
     workloads = as_workload(fields, dtype)
     tokens = np.array(solve_batch(workloads).tokens)
@@ -157,64 +157,47 @@ def test_the_certificate_is_never_below_the_residual_and_barely_above(dtype, mod
     assert sum(exact < 1e-4 for exact in truth) > 20
 
 
+def one_type(cases):
+    """[N, 1] servers of one type, without traffic unless a case says so."""
+    usual = {k: v[0] for k, v in random_workloads(12, 1, 1).items()}
+    usual |= {"arrival_rate": 0.0, "min_tokens": 0.0, "max_tokens": 1e7, "service_cv": 0.0}
+    return {
+        name: np.stack([np.reshape(case.get(name, value), value.shape) for case in cases])
+        for name, value in ((name, np.asarray(value)) for name, value in usual.items())
+    }
+
+
+CERTIFY = MODES["jit"](certified_residual)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_exponents(dtype):
-    # b l up to 80: in one rounding e^{-b l} would be wrong by 80 eps.
+    """b l up to 80: in one rounding e^{-b l} would be wrong by 80 eps."""
     rng = np.random.default_rng(11)
-    n = 200
-    length = rng.uniform(1e3, 1e6, (n, 1)).astype(dtype)
-    exponent = rng.uniform(1, 40 if dtype is np.float32 else 80, (n, 1))
-    fields = {
-        "arrival_rate": np.zeros(n),
-        "mix": np.ones((n, 1)),
-        "gain": np.full((n, 1), 0.5),
-        "decay": exponent / length,
-        "floor": np.zeros((n, 1)),
-        "base_time": np.ones((n, 1)),
-        "time_per_token": np.full((n, 1), 1e-3),
-        "min_tokens": np.zeros((n, 1)),
-        "max_tokens": np.full((n, 1), 1e7),
-        "service_cv": np.zeros((n, 1)),
-    }
-    balanced = np.exp(exponent[:, 0]) * 1e-3 / (0.5 * fields["decay"][:, 0])
-    fields["accuracy_weight"] = balanced
+    length = rng.uniform(1e3, 1e6, (200, 1)).astype(dtype)
+    exponent = rng.uniform(1, 40 if dtype is np.float32 else 80, (200, 1))
+    fields = one_type([{}] * 200) | {"decay": exponent / length}
+    steepest = fields["gain"] * fields["decay"] / fields["time_per_token"]
+    fields["accuracy_weight"] = (np.exp(exponent) / steepest)[:, 0]
     fields = {name: value.astype(dtype) for name, value in fields.items()}
-    certify = jax.jit(jax.vmap(certified_residual))
-    got = np.asarray(certify(as_workload(fields, dtype), jnp.asarray(length)))
+    got = np.asarray(CERTIFY(as_workload(fields, dtype), jnp.asarray(length)))
     check_above(got, exact_residuals(fields, length), 20)
 
 
-def one_type(**changes):
-    fields = random_workloads(12, 1, 1)
-    fields["min_tokens"][:] = 0
-    for name, value in changes.items():
-        fields[name][:] = value
-    return lane(fields, 0)
+CASES = [  # what is changed, the tokens, and the residual
+    ({"gain": 0.0}, 0.0, 0.0),  # a bound counts only if J rises into the box
+    ({"gain": 0.0}, 1e7, 1.0),
+    ({"accuracy_weight": 1e90, "decay": 1e-5}, 1e7, 0.0),
+    ({"accuracy_weight": 1e90, "decay": 1e-5}, 0.0, 1.0),
+    ({"gain": 0.0, "min_tokens": 5.0, "max_tokens": 5.0}, 5.0, 0.0),
+    ({"arrival_rate": 0.1, "max_tokens": 1e13}, 1e12, np.inf),  # unstable
+    ({"max_tokens": 1e13}, np.nan, np.inf),
+    ({"max_tokens": 1e13}, np.inf, np.inf),
+    ({"base_time": 1e200, "arrival_rate": 1e-201}, 0.0, np.inf),  # V overflows
+]
 
 
-def test_a_bound_counts_only_if_the_objective_rises_into_the_box():
-    worthless, worthy = one_type(gain=0.0), one_type(arrival_rate=0.0, accuracy_weight=1e9)
-    low, high = np.zeros(1), worthy["max_tokens"]
-    for fields, tokens, expected in [
-        (worthless, low, 0.0),
-        (worthless, high, 1.0),
-        (worthy, high, 0.0),
-        (worthy, low, 1.0),
-    ]:
-        fields = {**fields, "arrival_rate": np.asarray(0.0)}
-        got = float(certified_residual(as_workload(fields), jnp.asarray(tokens)))
-        assert got == pytest.approx(expected, abs=1e-3)
-    equal = one_type(gain=0.0, arrival_rate=0.0)
-    equal["min_tokens"] = equal["max_tokens"]
-    assert certified_residual(as_workload(equal), jnp.asarray(equal["max_tokens"])) == 0
-
-
-@pytest.mark.parametrize("tokens", [1e12, np.nan, np.inf])
-def test_no_certificate_where_the_queue_is_unstable_or_a_number_is_not_finite(tokens):
-    workload = as_workload(one_type(max_tokens=1e13))
-    assert np.isposinf(certified_residual(workload, jnp.array([tokens])))
-
-
-def test_no_certificate_where_prices_overflow():
-    fields = one_type(base_time=1e200, arrival_rate=1e-201)  # V overflows
-    assert np.isposinf(certified_residual(as_workload(fields), jnp.zeros(1)))
+def test_what_counts_and_where_there_is_no_certificate():
+    changes, tokens, expected = zip(*CASES, strict=True)
+    got = CERTIFY(as_workload(one_type(changes)), jnp.array(tokens)[:, None])
+    np.testing.assert_allclose(got, expected, atol=1e-3)

@@ -2,38 +2,17 @@
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from convert import as_workload, lane, stack
-from problems import hard_workloads, lanes, random_workloads
+from convert import LANES, as_workload, lane, side_by_side, solve_all, solved
+from problems import hard_workloads, lanes, priced, random_workloads
 
-from jaxalloc import FixedPoint, Newton, Status, solve, solve_batch
+from jaxalloc import FixedPoint, Newton, Status, solve
 
-FIELDS = random_workloads(51, 64)
-
-
-def solved(fields, initial=None, dtype=np.float64):
-    """The answer as NumPy arrays, after the oracle has confirmed it."""
-    fields = {name: np.asarray(value, dtype) for name, value in fields.items()}
-    answer = solve_batch(as_workload(fields, dtype), initial=initial)
-    answer = jax.tree.map(np.asarray, answer)
-    np.testing.assert_array_equal(answer.status, Status.CONVERGED)
-    tolerance = 1e-8 if dtype == np.float64 else 1e-5
-    assert oracles.residual(fields, answer.tokens).max() <= tolerance
-    return answer
-
-
-def without(fields, k):
-    """The same servers at the same least load, type k never asked."""
-    mix = fields["mix"].copy()
-    mix[:, k] = 0
-    mix /= mix.sum(axis=1, keepdims=True)
-    time = fields["base_time"] + fields["time_per_token"] * fields["min_tokens"]
-    before, after = (np.sum(share * time, axis=1) for share in (fields["mix"], mix))
-    return {**fields, "mix": mix, "arrival_rate": fields["arrival_rate"] * before / after}
+FIELDS = priced(random_workloads(32, LANES))
+FREE = {name: value for name, value in FIELDS.items() if name != "token_price"}
 
 
 def own_optimum(fields, tokens):
@@ -44,98 +23,65 @@ def own_optimum(fields, tokens):
     return oracles.own_tokens(f, g, 1 + g**2 * second / 2).astype(float)
 
 
-def test_a_type_nobody_asks_for_solves_its_own_balance():
-    fields = without(FIELDS, 2)
-    answer = solved(fields)
-    expected = own_optimum(fields, answer.tokens)
-    np.testing.assert_allclose(answer.tokens[:, 2], expected[:, 2], rtol=1e-7, atol=1e-4)
+def without(k):
+    """The same servers at the same least load, type k never asked."""
+    mix = FREE["mix"].copy()
+    mix[:, k] = 0
+    mix /= mix.sum(axis=1, keepdims=True)
+    time = FREE["base_time"] + FREE["time_per_token"] * FREE["min_tokens"]
+    before, after = (np.sum(share * time, axis=1) for share in (FREE["mix"], mix))
+    return {**FREE, "mix": mix, "arrival_rate": FREE["arrival_rate"] * before / after}
 
 
-def test_the_answer_is_continuous_as_a_mix_goes_to_zero():
-    limit = solved(without(FIELDS, 2))
+def test_a_type_nobody_asks_for_solves_its_own_balance_and_is_the_limit_of_a_rare_one():
+    fields = without(2)
+    limit = solved(fields).tokens
+    expected = own_optimum(fields, limit)[:, 2]
+    np.testing.assert_allclose(limit[:, 2], expected, rtol=1e-7, atol=1e-4)
     away = []
-    for share in (1e-2, 1e-4, 1e-6, 1e-9, 1e-30, 1e-300):
-        fields = without(FIELDS, 2)
-        fields["mix"] = fields["mix"] * (1 - share)
-        fields["mix"][:, 2] = share
-        away.append(np.max(np.abs(solved(fields).tokens - limit.tokens)))
+    for share in (1e-2, 1e-4, 1e-6, 1e-9, 1e-300):
+        rare = {**fields, "mix": fields["mix"] * (1 - share)}
+        rare["mix"][:, 2] = share
+        away.append(np.max(np.abs(solved(rare).tokens - limit)))
     assert away[0] > 1e-2
     assert sorted(away[:4], reverse=True) == away[:4]
     assert max(away[3:]) < 1e-2
-
-
-@pytest.mark.parametrize("start", [0.0, 0.5, 1.0, None])
-def test_a_type_nobody_asks_for_while_all_others_are_held(start):
-    fields = without(FIELDS, 0)
-    fixed = fields["min_tokens"].copy()
-    fields = {**fields, "max_tokens": fields["max_tokens"].copy()}
-    fields["max_tokens"][:, 1:] = fixed[:, 1:]
-    initial = None
-    if start is not None:
-        width = fields["max_tokens"] - fields["min_tokens"]
-        initial = jnp.asarray(fields["min_tokens"] + start * width)
-    answer = solved(fields, initial)
-    expected = own_optimum(fields, fixed)
-    np.testing.assert_allclose(answer.tokens, expected, rtol=1e-7, atol=1e-5)
-    assert answer.steps.max() <= 40
+    # It does so too while all others are held.
+    held = {**fields, "max_tokens": fields["min_tokens"].copy()}
+    held["max_tokens"][:, 2] = fields["max_tokens"][:, 2]
+    for start in (held["min_tokens"], held["max_tokens"]):
+        answer = solved(held, initial=jnp.asarray(start))
+        expected = own_optimum(held, held["min_tokens"])
+        np.testing.assert_allclose(answer.tokens, expected, rtol=1e-7, atol=1e-5)
+        assert answer.steps.max() <= 40
 
 
 def test_all_the_traffic_on_one_type():
-    fields = {**FIELDS, "mix": np.tile(np.eye(6)[3], (64, 1))}
-    fields["arrival_rate"] = FIELDS["arrival_rate"] * 0
-    time = fields["base_time"] + fields["time_per_token"] * fields["min_tokens"]
-    fields["arrival_rate"] = 0.7 / time[:, 3]
-    answer = solved(fields)
+    time = FREE["base_time"] + FREE["time_per_token"] * FREE["min_tokens"]
+    fields = {**FREE, "mix": np.tile(np.eye(6)[3], (LANES, 1)), "arrival_rate": 0.7 / time[:, 3]}
     single = {k: v if v.ndim == 1 else v[:, [3]] for k, v in fields.items()}
-    np.testing.assert_allclose(answer.tokens[:, [3]], solved(single).tokens, rtol=1e-7, atol=1e-6)
+    one, all_six = solved(single).tokens, solved(fields).tokens
+    np.testing.assert_allclose(all_six[:, [3]], one, rtol=1e-7, atol=1e-6)
 
 
-def test_nothing_to_gain():
-    gain = FIELDS["gain"].copy()
-    gain[:, [1, 4]] = 0
-    answer = solved({**FIELDS, "gain": gain})
-    np.testing.assert_array_equal(answer.tokens[:, [1, 4]], FIELDS["min_tokens"][:, [1, 4]])
-    for worthless in ({"gain": 0 * gain}, {"accuracy_weight": np.zeros(64)}):
-        answer = solved({**FIELDS, **worthless})
-        np.testing.assert_array_equal(answer.tokens, FIELDS["min_tokens"])
-        np.testing.assert_array_equal(answer.residual, 0)
-        # From anywhere else too.
-        middle = (FIELDS["min_tokens"] + FIELDS["max_tokens"]) / 2
-        answer = solved({**FIELDS, **worthless}, jnp.asarray(middle))
-        np.testing.assert_array_equal(answer.tokens, FIELDS["min_tokens"])
-
-
-def test_equal_bounds():
-    low = FIELDS["min_tokens"].copy()
-    high = FIELDS["max_tokens"].copy()
-    high[:, ::2] = low[:, ::2]
-    answer = solved({**FIELDS, "max_tokens": high})
-    np.testing.assert_array_equal(answer.tokens[:, ::2], low[:, ::2])
-    answer = solved({**FIELDS, "max_tokens": low})
-    np.testing.assert_array_equal(answer.tokens, low)
-    np.testing.assert_array_equal(answer.residual, 0)
-    np.testing.assert_array_equal(answer.steps, 0)
-
-
-def test_no_traffic():
-    fields = {**FIELDS, "arrival_rate": np.zeros(64)}
-    answer = solved(fields)
-    reward = fields["accuracy_weight"][:, None] * fields["gain"] * fields["decay"]
-    expected = np.log(reward / fields["time_per_token"]) / fields["decay"]
-    expected = np.clip(expected, fields["min_tokens"], fields["max_tokens"])
-    np.testing.assert_allclose(answer.tokens, expected, rtol=1e-9, atol=1e-6)
-    # And it is the limit of little traffic.
-    little = solved({**fields, "arrival_rate": np.full(64, 1e-12)})
-    np.testing.assert_allclose(little.tokens, answer.tokens, rtol=1e-6, atol=1e-3)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_one_type(dtype):
-    fields = hard_workloads(52, 200, 1)
-    if dtype == np.float64:
-        assert solved(fields).tokens.shape == (200, 1)
-    fields = random_workloads(53, 200, 1)
-    assert solved(fields, dtype=dtype).tokens.shape == (200, 1)
+def test_nothing_to_gain_nothing_to_decide_and_no_traffic():
+    low, middle = FIELDS["min_tokens"], (FIELDS["min_tokens"] + FIELDS["max_tokens"]) / 2
+    gain = FIELDS["gain"] * [1, 0, 1, 1, 0, 1]
+    np.testing.assert_array_equal(
+        solved({**FIELDS, "gain": gain}).tokens[:, [1, 4]], low[:, [1, 4]]
+    )
+    for changes in ({"gain": 0 * gain}, {"accuracy_weight": np.zeros(LANES)}, {"max_tokens": low}):
+        for initial in (None, jnp.asarray(middle)):
+            answer = solved({**FIELDS, **changes}, initial=initial)
+            np.testing.assert_array_equal(answer.tokens, low)
+            np.testing.assert_array_equal(answer.residual, 0)
+    idle = {**FIELDS, "arrival_rate": np.zeros(LANES)}
+    reward = idle["accuracy_weight"][:, None] * idle["gain"] * idle["decay"]
+    cost = idle["time_per_token"] + idle["token_price"][:, None]
+    expected = np.clip(np.log(reward / cost) / idle["decay"], low, idle["max_tokens"])
+    np.testing.assert_allclose(solved(idle).tokens, expected, rtol=1e-9, atol=1e-6)
+    little = solved({**idle, "arrival_rate": np.full(LANES, 1e-12)})  # the limit
+    np.testing.assert_allclose(little.tokens, expected, rtol=1e-6, atol=1e-3)
 
 
 def scaled(fields, seconds=1.0, tokens=1.0):
@@ -148,6 +94,7 @@ def scaled(fields, seconds=1.0, tokens=1.0):
         "min_tokens": tokens,
         "max_tokens": tokens,
         "accuracy_weight": seconds,
+        "token_price": seconds / tokens,
     }
     return {name: value * powers.get(name, 1.0) for name, value in fields.items()}
 
@@ -174,109 +121,88 @@ def test_units_do_not_matter(dtype):
     ],
 )
 def test_units_that_a_dtype_cannot_hold(seconds, status):
-    answer = jax.tree.map(np.asarray, solve_batch(as_workload(scaled(FIELDS, seconds))))
+    fields = scaled(FREE, seconds)
+    answer = solve_all(fields)
     assert np.all(np.isin(answer.status, [status, Status.CONVERGED]))
     said = answer.status == Status.CONVERGED
-    assert np.count_nonzero(said) < len(said) / 2
-    assert np.all(
-        oracles.residual(lanes(scaled(FIELDS, seconds), said), answer.tokens[said]) < 1e-8
-    )
+    assert said.mean() < 1 / 2
+    assert np.all(oracles.residual(lanes(fields, said), answer.tokens[said]) < 1e-8)
 
 
-class TestInitial:
-    """Warm starts."""
-
-    reference = solve_batch(as_workload(FIELDS))
-
-    def check(self, initial):
-        answer = solved(FIELDS, jnp.asarray(initial))
-        np.testing.assert_allclose(answer.tokens, self.reference.tokens, rtol=1e-8, atol=1e-5)
-        return answer
-
-    def test_from_the_optimum(self):
-        answer = self.check(self.reference.tokens)
-        assert answer.steps.max() <= 1
-
-    def test_from_near_the_optimum(self):
-        near = np.asarray(self.reference.tokens) * 1.001
-        assert self.check(near).steps.max() <= 4
-
-    @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
-    def test_from_anywhere_in_the_box(self, share):
-        low, high = FIELDS["min_tokens"], FIELDS["max_tokens"]
-        self.check(low + share * (high - low))  # unstable on most lanes where it is 1
-
-    @pytest.mark.parametrize("outside", [-1e300, -5.0, 1e9, 1e300])
-    def test_from_outside_the_box(self, outside):
-        self.check(np.full((64, 6), outside))
-
-    @pytest.mark.parametrize("solver", [Newton(), FixedPoint()])
-    def test_from_beyond_any_use(self, solver):
-        """So many tokens that not even the logarithm of what they bring is told."""
-        rate = np.where(np.arange(64) % 2, 0.0, 1e-14)
-        fields = {**FIELDS, "arrival_rate": rate, "max_tokens": np.full((64, 6), 1e16)}
-        batch = as_workload(fields)
-        reference = solve_batch(batch)
-        for far in (1e9, 1e12, 1e15):
-            answer = solve_batch(batch, solver, jnp.full((64, 6), far))
-            np.testing.assert_array_equal(answer.status, Status.CONVERGED)
-            np.testing.assert_allclose(answer.tokens, reference.tokens, rtol=1e-7, atol=1e-5)
-            assert answer.steps.max() <= 40
-
-    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    def test_entries_that_are_not_finite_are_ignored(self, value):
-        start = np.array(self.reference.tokens)
-        start[:, 1] = value
-        self.check(start)
-        self.check(np.full((64, 6), value))
-
-    def test_in_another_dtype(self):
-        self.check(np.asarray(self.reference.tokens, np.float32))
-        self.check(np.zeros((64, 6), np.int32))
-        whole = as_workload(FIELDS, np.float32)
-        answer = solve_batch(whole, initial=np.asarray(self.reference.tokens, np.float64))
-        assert answer.tokens.dtype == np.float32
-
-    def test_of_one_workload(self):
-        one = as_workload(lane(FIELDS, 5))
-        answer = solve(one, initial=self.reference.tokens[5])
-        np.testing.assert_allclose(answer.tokens, self.reference.tokens[5], rtol=1e-8, atol=1e-6)
+def test_warm_starts_end_where_cold_ones_do():
+    reference = solve_all(FIELDS)
+    low, width = FIELDS["min_tokens"], FIELDS["max_tokens"] - FIELDS["min_tokens"]
+    starts = {  # and the most steps from there
+        "the optimum": (reference.tokens, 1),
+        "near it": (reference.tokens * 1.001, 5),
+        **{f"{share} of the box": (low + share * width, 40) for share in (0.0, 0.1, 1.0)},
+        **{f"{x} tokens": (np.full_like(low, x), 40) for x in (-1e300, -5.0, 1e9, 1e300)},
+        **{f"{x}": (np.where(np.arange(6) == 1, x, reference.tokens), 40)
+           for x in (np.nan, np.inf, -np.inf)},
+        "nothing finite": (np.full_like(low, np.nan), 40),
+        "float32": (reference.tokens.astype(np.float32), 40),
+        "integers": (np.zeros(low.shape, np.int32), 40),
+        "one for all lanes": (np.zeros(6), 40),
+    }  # fmt: skip
+    for name, (start, most) in starts.items():
+        answer = solved(FIELDS, initial=start)
+        np.testing.assert_allclose(
+            answer.tokens, reference.tokens, rtol=1e-8, atol=1e-5, err_msg=name
+        )
+        assert answer.steps.max() <= most, name
+    alone = solve(as_workload(lane(FIELDS, 5)), initial=reference.tokens[5])
+    np.testing.assert_allclose(alone.tokens, reference.tokens[5], rtol=1e-8, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_types", [1, 3, 12])
-def test_warm_starts_on_the_hard_set(num_types):
-    fields = hard_workloads(54, 150, num_types)
+@pytest.mark.parametrize("solver", [Newton(), FixedPoint()])
+def test_warm_starts_from_beyond_any_use(solver):
+    """So many tokens that not even the logarithm of what they bring is told."""
+    rate = np.where(np.arange(LANES) % 2, 0.0, 1e-14)
+    fields = {**FREE, "arrival_rate": rate, "max_tokens": np.full((LANES, 6), 1e16)}
+    reference = solve_all(fields)
+    for far in (1e9, 1e15):
+        answer = solve_all(fields, solver, jnp.full((LANES, 6), far))
+        np.testing.assert_array_equal(answer.status, Status.CONVERGED)
+        np.testing.assert_allclose(answer.tokens, reference.tokens, rtol=1e-7, atol=1e-5)
+        assert answer.steps.max() <= 40
+
+
+def test_warm_starts_on_the_hard_set():
+    fields = hard_workloads(54, LANES, 6)
     low, high = fields["min_tokens"], fields["max_tokens"]
-    start = low + np.random.default_rng(55).random(low.shape) * (high - low)
-    solved(fields, jnp.asarray(start))
-    solved(fields, jnp.asarray(high))
+    for share in (np.random.default_rng(55).random(low.shape), 1.0):
+        solved(fields, initial=jnp.asarray(low + share * (high - low)))
 
 
-def test_the_order_of_the_types_does_not_matter():
+def test_neither_the_order_of_the_types_nor_a_type_split_in_two_matters():
     order = np.array([3, 0, 5, 1, 4, 2])
+    reference = solved(FIELDS).tokens
     shuffled = {k: v if v.ndim == 1 else v[:, order] for k, v in FIELDS.items()}
-    reference, answer = solved(FIELDS), solved(shuffled)
-    np.testing.assert_allclose(answer.tokens, reference.tokens[:, order], rtol=1e-8, atol=1e-5)
+    np.testing.assert_allclose(solved(shuffled).tokens, reference[:, order], rtol=1e-8, atol=1e-5)
+    twins = {k: v if v.ndim == 1 else v[:, [0, 1, 2, 3, 4, 0]] for k, v in FIELDS.items()}
+    shares = twins["mix"] / twins["mix"].sum(axis=1, keepdims=True)
+    both, one = ({**twins, "mix": shares.copy()} for _ in range(2))
+    one["mix"][:, 0], one["mix"][:, 5] = 2 * shares[:, 0], 0
+    both, one = ({**x, "arrival_rate": x["arrival_rate"] / 10} for x in (both, one))
+    np.testing.assert_allclose(solved(both).tokens, solved(one).tokens, rtol=1e-7, atol=1e-5)
 
 
-def test_a_type_split_in_two_is_the_same_type():
-    fields = lanes(FIELDS, slice(0, 16))
-    split = {k: v if v.ndim == 1 else np.concatenate([v, v[:, :1]], 1) for k, v in fields.items()}
-    split["mix"][:, 0] *= 0.25
-    split["mix"][:, 6] *= 0.75
-    reference, answer = solved(fields), solved(split)
-    np.testing.assert_allclose(answer.tokens[:, :6], reference.tokens, rtol=1e-7, atol=1e-5)
-    np.testing.assert_allclose(answer.tokens[:, 6], reference.tokens[:, 0], rtol=1e-7, atol=1e-5)
+def test_accuracy_that_is_worth_more_is_bought_and_dear_tokens_are_saved():
+    """J's maximum is convex in α and μ: accuracy rises with the one, tokens fall with the other."""
+    one = lane(FIELDS, 7)
+    sets = {"accuracy_weight": (1e-3, 1e8), "token_price": (1e-9, 1e2)}
+    for name, ends in sets.items():
+        values = np.geomspace(*ends, LANES)
+        best = solved(side_by_side([{**one, name: np.asarray(value)} for value in values]))
+        bought = np.diff(best.objective) / np.diff(values)
+        assert np.all(np.diff(bought) >= -1e-6 * np.abs(bought).max())
 
 
-def test_more_reward_never_means_less_thinking_in_all():
-    """J's maximum is convex in α, so the mean accuracy that it buys rises with α."""
-    fields = lane(FIELDS, 7)
-    weights = np.geomspace(1e-3, 1e8, 60)
-    answers = solve_batch(
-        stack([as_workload({**fields, "accuracy_weight": weight}) for weight in weights])
-    )
-    np.testing.assert_array_equal(answers.status, Status.CONVERGED)
-    value = np.asarray(answers.objective)
-    bought = np.diff(value) / np.diff(weights)
-    assert np.all(np.diff(bought) >= -1e-9)
+def test_no_price_is_a_price_of_zero():
+    before, after = solve_all(FREE), solve_all(FIELDS)
+    free = FIELDS["token_price"] == 0
+    for without_price, given in zip(before, after, strict=True):
+        np.testing.assert_array_equal(given[free], without_price[free])
+    spent = [np.sum(FIELDS["mix"] * answer.tokens, axis=1) for answer in (before, after)]
+    assert np.all(spent[1] <= spent[0] * (1 + 1e-9))
+    assert np.sum(spent[1] < 0.9 * spent[0]) > 10

@@ -1,5 +1,7 @@
 """What may stand inside a native function: whatever the operation and its size, it compiles."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ STEPS = {
     "callback": lambda x, i: jax.pure_callback(lambda y: y + 1, x, x, vmap_method="sequential"),
 }
 OUTSIDE = {"sort", "cumulative", "scatter", "product", "top", "callback"}  # at any size
-SIZES = [3, 300, 5000, 70_000]  # on both sides of what XLA splits or hands to a library
+SIZES = [3, 5000, 70_000]  # on both sides of what XLA splits or hands to a library
 
 
 def loop(step):
@@ -73,3 +75,15 @@ def test_a_wing_is_few_native_functions_or_none(switch, monkeypatch):
     simulate = jax.jit(lambda given: simulate_batch(given, 9, policies.AlphaBetaClearing()))
     for lowered, functions in ((solve.lower(workloads), 1), (simulate.lower(requests), 2)):
         assert lowered.as_text().count("xla_cpu_small_call") == functions * int(switch)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the native function is for CPUs")
+@pytest.mark.parametrize("policy", [policies.AMin(), policies.VLLMFirstCome()], ids=str)
+def test_what_is_compiled_is_one_function_that_copies_no_array(policy):
+    requests = Requests.create(prompt=1, output=np.ones((4, 1000), int))
+    text = jax.jit(lambda r: simulate_batch(r, 100, policy)).lower(requests).compile().as_text()
+    assert 'inlineable="false",xla_cpu_small_call="true"' in text
+    # The ledger, the slots, and the usage or the waiting keys of one instance.
+    carried = {"7,1000", "6,1024", "1024"}
+    assert all(f"s32[{shape}]" in text for shape in carried)
+    assert carried & set(re.findall(r"= s32\[([\d,]+)\]\S* copy\(", text)) == set()

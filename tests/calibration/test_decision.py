@@ -18,7 +18,7 @@ GPQA = 2  # the task with a floor
 
 @pytest.fixture(scope="module")
 def workload():
-    return files.to_workload(files.load("qwen3-8b"))
+    return files.load("qwen3-8b").workload
 
 
 @pytest.fixture(scope="module")

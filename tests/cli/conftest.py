@@ -1,10 +1,13 @@
 """Running commands in this process, as the shell would see them."""
 
+import os
 from typing import NamedTuple
 
 import pytest
 
 from jaxalloc.cli import main, sweep_progress
+
+os.environ["JAXALLOC_CACHE"] = "0"  # the compiled programs of the user are not for tests
 
 
 class Outcome(NamedTuple):

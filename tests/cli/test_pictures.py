@@ -39,7 +39,6 @@ def check(figure, path, *wanted):
         assert any(words in text for text in texts), words
 
 
-@pytest.mark.parametrize("name", ["AIME24", ODD, "n" * 200])
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [
@@ -51,13 +50,14 @@ def check(figure, path, *wanted):
         ("sensitivity w.toml", ["arrival_rate", "elasticity", "objective"]),
     ],
 )
-def test_pictures_show_names_as_they_stand(command, figures, tmp_path, line, wanted, name):
-    (tmp_path / "w.toml").write_text(QWEN.replace("AIME24", name), encoding="utf-8")
+def test_pictures_show_names_as_they_stand(command, figures, tmp_path, line, wanted):
+    text = QWEN.replace("AIME24", ODD).replace("GSM8K", "n" * 200)
+    (tmp_path / "w.toml").write_text(text, encoding="utf-8")
     outcome = command(f"{line} --plot a.PNG")
     assert outcome.code == (1 if "0.99" in line else 0), outcome.err
     assert "wrote a.PNG" in outcome.out
-    shown = name.replace("\\\\", "\\")
-    check(figures[0], tmp_path / "a.PNG", "Qwen3-8B", shown[:10], *wanted)
+    names = ("Qwen3-8B", "AIME25", "$\\frac$ [red] \\", "n" * 10)
+    check(figures[0], tmp_path / "a.PNG", *names, *wanted)
     assert {path.name for path in tmp_path.iterdir()} == {"w.toml", "a.PNG"}
 
 
@@ -66,7 +66,7 @@ def test_pictures_show_names_as_they_stand(command, figures, tmp_path, line, wan
     [
         ("solve qwen3-8b --arrival-rate 90", 1),
         ("solve qwen3-8b --max-tokens 0 --base-time 0", 0),
-        ("frontier qwen3-8b --arrival-rate 90", 1),
+        ("frontier qwen3-8b --weights 1:100:9 --arrival-rate 90", 1),
         ("sensitivity qwen3-8b --arrival-rate 90", 1),
         ("sensitivity qwen3-8b --gain 0", 0),
     ],
@@ -77,9 +77,15 @@ def test_pictures_of_odd_workloads(command, figures, tmp_path, line, code):
     assert any(text.get_text() for text in figures[0].findobj(Text))
 
 
+@pytest.mark.parametrize("suffix", ["pdf", "svg"])
+def test_every_format_is_written_whole(command, tmp_path, suffix):
+    assert f"wrote a.{suffix}" in command(f"solve qwen3-8b --plot a.{suffix}").out
+    assert [path.name for path in tmp_path.iterdir()] == [f"a.{suffix}"]
+
+
 def test_no_legend_covers_the_data(command, figures):
-    line = "frontier qwen3-8b --system-time 2 --mean-tokens 1000 --accuracy 0.4 --plot a.png"
-    assert command(line).code == 0
+    line = "frontier qwen3-8b --weights 1:100:9 --system-time 2 --mean-tokens 1000"
+    assert command(f"{line} --accuracy 0.4 --plot a.png").code == 0
     figures[0].draw_without_rendering()
     legends = [axes.get_legend() for axes in figures[0].axes]
     for axes, legend in zip(figures[0].axes, legends, strict=True):
@@ -107,30 +113,3 @@ def test_a_full_disk_is_one_line(command, tmp_path, monkeypatch):
         == "jaxalloc: a.png was not drawn (No space left on device): make room or give another\n"
     )
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "target", ["d.png", "/proc/x.png", "no/a.png", "a.gif", "a", f"{'n' * 300}.png"]
-)
-@pytest.mark.parametrize(
-    "line",
-    [
-        "solve qwen3-8b --plot",
-        "queue qwen3-8b --plot",
-        "frontier qwen3-8b --plot",
-        "sensitivity qwen3-8b --plot",
-        "sweep qwen3-8b --accuracy-weight 1:2:3 --plot",
-        "schedule geometric:mean=9 --capacity 99 --plot",
-        "trust no.csv --plot",
-        "fit no.csv --plot",
-        "plot no --out",
-    ],
-)
-def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
-    command, tmp_path, line, target
-):
-    (tmp_path / "d.png").mkdir()
-    code, out, err = command(f"{line} {target}")
-    assert (code, out) == (2, "")
-    assert re.fullmatch(r"jaxalloc: --(plot|out) = '.*\n", err)
-    assert [path.name for path in tmp_path.iterdir()] == ["d.png"]

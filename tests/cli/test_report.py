@@ -78,13 +78,3 @@ def test_names_that_do_not_print_are_refused(command, tmp_path):
     code, out, err = command("solve a.toml")
     assert (code, out) == (2, "")
     assert err.startswith(r"jaxalloc: a.toml: task 1: name = '\x1b[2J' has characters")
-
-
-@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "{b=" * 100_000])
-@pytest.mark.parametrize("line", ["solve a.toml", "sweep a.toml --arrival-rate 1 --dry-run"])
-def test_what_is_nested_too_deep_is_refused(command, tmp_path, line, text):
-    (tmp_path / "a.toml").write_text(text)
-    code, out, err = command(line)
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    assert "nested too deep: flatten it" in err

@@ -3,45 +3,43 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxalloc import BatchTime, Requests, ScheduleStatus, policies, simulate
+from jaxalloc import BatchTime, Requests, ScheduleStatus, policies, simulate_batch
 from tests.scheduling import reference
 from tests.scheduling.reference import Rules
 
 WIDTH = 60  # every instance is padded to this many requests, so that one compilation serves all
 
-# One line a deterministic policy: the policy and the rules the reference plays by.
+# One line a deterministic policy: the policy, and the flags by which the reference plays it.
 ZOO = {
-    "h_sf": (policies.HindsightShortestFirst(), Rules("h_sf")),
-    "h_sf aging": (policies.HindsightShortestFirst(aging=2), Rules("h_sf", aging=2)),
-    "mc_sf": (policies.MCSF(), Rules("mc_sf")),
-    "mc_sf aging": (policies.MCSF(aging=1), Rules("mc_sf", aging=1)),
-    "mc_benchmark": (policies.MCBenchmark(), Rules("mc_benchmark")),
-    "a_max": (policies.AMax(), Rules("a_max")),
-    "a_max aging": (policies.AMax(aging=3), Rules("a_max", aging=3)),
-    "a_min": (policies.AMin(), Rules("a_min")),
-    "a_min aging": (policies.AMin(aging=1), Rules("a_min", aging=1)),
-    "a_min newest": (policies.AMin(tie="newest"), Rules("a_min", tie="newest")),
-    "a_min next": (policies.AMin(refine_next=True), Rules("a_min", refine_next=True)),
-    "a_min later": (
-        policies.AMin(restart_same_round=False),
-        Rules("a_min", restart_same_round=False),
-    ),
+    "h_sf": (policies.HindsightShortestFirst(), {}),
+    "mc_sf": (policies.MCSF(), {}),
+    "mc_sf aging": (policies.MCSF(aging=1), {"aging": 1}),
+    "mc_benchmark": (policies.MCBenchmark(), {}),
+    "a_max": (policies.AMax(), {}),
+    "a_max batch aging": (policies.AMax(max_batch=3, aging=3), {"max_batch": 3, "aging": 3}),
+    "a_min": (policies.AMin(), {}),
+    "a_min newest": (policies.AMin(tie="newest"), {"tie": "newest"}),
+    "a_min next": (policies.AMin(refine_next=True), {"refine_next": True}),
+    "a_min later": (policies.AMin(restart_same_round=False), {"restart_same_round": False}),
     "a_min all flags": (
         policies.AMin(tie="newest", refine_next=True, restart_same_round=False, aging=2),
-        Rules("a_min", tie="newest", refine_next=True, restart_same_round=False, aging=2),
+        {"tie": "newest", "refine_next": True, "restart_same_round": False, "aging": 2},
     ),
-    "vllm": (policies.VLLMFirstCome(), Rules("vllm")),
-    "vllm batch": (policies.VLLMFirstCome(max_batch=3), Rules("vllm", max_batch=3)),
-    "vllm recompute": (policies.VLLMFirstCome(resume=False), Rules("vllm", resume=False)),
-    "alpha 0.25": (policies.AlphaProtection(0.25), Rules("alpha", alpha=0.25)),
-    "alpha 0": (policies.AlphaProtection(0.0), Rules("alpha", alpha=0.0)),
+    "vllm": (policies.VLLMFirstCome(), {}),
+    "vllm batch": (policies.VLLMFirstCome(max_batch=3), {"max_batch": 3}),
+    "vllm recompute": (policies.VLLMFirstCome(resume=False), {"resume": False}),
+    "alpha 0.25": (policies.AlphaProtection(0.25), {"alpha": 0.25}),
+    "alpha 0": (policies.AlphaProtection(0.0), {"alpha": 0.0}),
 }
+ZOO = {name: (policy, Rules(policy.name, **flags)) for name, (policy, flags) in ZOO.items()}
 
 # A batch-time model whose sums are exact in binary: (base, request, context, prefill), seconds.
 EXACT_SECONDS = (0.5, 0.125, 1 / 64, 1 / 32)
+MODEL = BatchTime(
+    **dict(zip(("base", "per_request", "per_token", "per_prefill"), EXACT_SECONDS, strict=True))
+)
 
 
 @dataclasses.dataclass
@@ -121,33 +119,23 @@ def hard_case(rng, *, seconds=False, max_requests=6, latest=10**7):
     return Case(*lengths, times, *[v.tolist() for v in (lower, upper, predicted)], capacity)
 
 
-def reference_outcome(case, rules, seconds=None):
-    """What the reference does with a case."""
-    return reference.simulate(
-        case.prompt, case.output, case.arrival, case.lower, case.upper, case.predicted,
-        case.capacity, rules, seconds=seconds,
-    )  # fmt: skip
-
-
-def package_outcome(cases, policy, seconds=None, width=WIDTH):
-    """What the package does with many cases, as NumPy arrays with a leading axis."""
+def stacked(cases, width=WIDTH):
+    """Many cases as one batch of requests, and their capacities."""
     padded = [case.padded(width) for case in cases]
     requests = Requests.create(**{k: np.stack([p[k] for p in padded]) for k in padded[0]})
-    capacity = jnp.asarray([case.capacity for case in cases], jnp.int32)
-    model = None
-    if seconds is not None:
-        names = ("base", "per_request", "per_token", "per_prefill")
-        model = BatchTime(**dict(zip(names, seconds, strict=True)))
+    return requests, np.array([case.capacity for case in cases], np.int32)
 
-    def run(requests, capacity):
-        return simulate(requests, capacity, policy, batch_time=model)
 
-    return jax.tree.map(np.asarray, jax.vmap(run)(requests, capacity))
+def package_outcome(cases, policy, seconds=None, width=WIDTH, **options):
+    """What the package does with many cases, as NumPy arrays with a leading axis."""
+    model = None if seconds is None else MODEL
+    schedule = simulate_batch(*stacked(cases, width), policy, batch_time=model, **options)
+    return jax.tree.map(np.asarray, schedule)
 
 
 def differences(case, rules, schedule, lane, seconds=None):
     """What the package and the reference disagree on, in words; empty if they agree."""
-    expected = reference_outcome(case, rules, seconds)
+    expected = reference.simulate(*dataclasses.astuple(case), rules, seconds=seconds)
     status = ScheduleStatus.FINISHED if expected.finished else ScheduleStatus.MAX_ROUNDS
     wrong = []
 

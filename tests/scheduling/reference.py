@@ -94,12 +94,13 @@ def held_after(running, t):
 
 def fits(rules, running, started, job, capacity, t):
     """Whether `job` may start at t beside the running, of which `started` did so in this round."""
+    if rules.max_batch is not None and len(running) >= rules.max_batch:
+        return False
     if rules.name in LOOK_AHEAD:
         old = [other for other in running if other not in started]
         return look_ahead(old, [*started, job], capacity, t)
     if rules.name == "vllm":
-        room = rules.max_batch is None or len(running) < rules.max_batch
-        return room and held_after(running, t) + job.prompt + job.kept + 1 <= capacity
+        return held_after(running, t) + job.prompt + job.kept + 1 <= capacity
     limit = (1 - Fraction(str(rules.alpha))) * capacity
     return not running or held_after(running, t) + job.prompt + 1 <= limit
 

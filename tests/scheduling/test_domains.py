@@ -13,7 +13,6 @@ from jaxalloc import (
     policies,
     simulate,
     simulate_batch,
-    validate,
 )
 from jaxalloc.scheduling.integers import LARGEST, NOT_WHOLE, as_int32, share_of
 from jaxalloc.scheduling.schedule import _total
@@ -31,7 +30,7 @@ def test_no_dtype_changes_an_answer(dtype, xp):
     cast = {k: xp.asarray(np.asarray(v).astype(jnp.dtype(dtype))) for k, v in vars(ONE).items()
             if v is not None}  # fmt: skip
     capacity, rounds = xp.asarray(8).astype(dtype), xp.asarray(100).astype(dtype)
-    validate(Requests(**cast), capacity, A_MIN, max_rounds=rounds)
+    Requests(**cast).check(capacity, A_MIN, max_rounds=rounds)
     schedule = simulate(Requests(**cast), capacity, A_MIN, max_rounds=rounds)
     assert schedule.finish.tolist() == [5, 4, 3]
     model = BatchTime(base=xp.asarray(1).astype(dtype))
@@ -52,13 +51,18 @@ def test_numbers_are_cut_to_32_bits_without_wrapping(given, wanted):
         assert simulate(ONE, given, A_MIN).status == ScheduleStatus.INVALID
         assert (simulate_batch(MANY, given, A_MIN).status == ScheduleStatus.INVALID).all()
         with pytest.raises(ValueError, match=r"capacity = \S+ must be a whole number, 0 to"):
-            validate(ONE, given, A_MIN)
+            ONE.check(given, A_MIN)
 
 
 def test_lengths_that_do_not_fit_are_invalid_under_tracing():
     status = jax.jit(lambda x: simulate(Requests.create(prompt=1, output=x), 8, A_MIN).status)
+    arrival = jax.jit(
+        lambda x: simulate(Requests.create(prompt=x, output=2, arrival=x), 8, A_MIN).status
+    )
+    assert arrival(jnp.array([1, 1])) == ScheduleStatus.FINISHED
+    assert arrival(jnp.array([1, -1])) == ScheduleStatus.INVALID
     assert status(jnp.array([2.0, 3.0])) == ScheduleStatus.FINISHED
-    for wrong in ([2.5, 3.0], [np.nan, 1.0], [1e12, 1.0]):
+    for wrong in ([2.5, 3.0], [np.nan, 1.0], [1e12, 1.0], [2.0, -1.0]):
         assert status(jnp.array(wrong)) == ScheduleStatus.INVALID
     wrapped = Requests(**vars(ONE) | {"output": np.array([2, 4, 2**32 + 3])})
     assert simulate(wrapped, 8, A_MIN).status == ScheduleStatus.INVALID
@@ -71,11 +75,10 @@ def test_what_a_policy_does_not_read_does_not_matter():
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)])
-@pytest.mark.parametrize("policy", [A_MIN, policies.AlphaBetaClearing()], ids=str)
-def test_nothing_to_do(shape, policy):
+def test_nothing_to_do(shape):
     requests = Requests.create(prompt=np.ones(shape, int), output=np.ones(shape, int))
     run = simulate if len(shape) == 1 else simulate_batch
-    schedule = run(requests, 8, policy, record=True)
+    schedule = run(requests, 8, policies.AlphaBetaClearing(), record=True)
     assert schedule.finish.shape == schedule.latency.shape == shape
     assert schedule.status.shape == schedule.latency_percentile(50).shape == shape[:-1]
     assert (schedule.status == ScheduleStatus.FINISHED).all()
@@ -94,7 +97,7 @@ def test_nothing_to_do(shape, policy):
 def test_a_round_lasts_some_time(model, message):
     assert simulate(ONE, 8, A_MIN, batch_time=model).status == ScheduleStatus.INVALID
     with pytest.raises(ValueError, match=message):
-        validate(ONE, 8, A_MIN, batch_time=model)
+        ONE.check(8, A_MIN, batch_time=model)
 
 
 @pytest.mark.parametrize(
@@ -118,12 +121,9 @@ def test_arguments_of_another_kind(call, message):
         call()
 
 
-@pytest.mark.parametrize("run", [simulate, simulate_batch])
-def test_beside_a_gradient(run):
-    requests = ONE if run is simulate else MANY
-
+def test_beside_a_gradient():
     def makespan(base):
-        return run(requests, 8, A_MIN, batch_time=BatchTime(base=base)).makespan.sum()
+        return simulate(ONE, 8, A_MIN, batch_time=BatchTime(base=base)).makespan
 
     wanted, half = makespan(0.5), jnp.float32(0.5)
     both = jax.value_and_grad(lambda x: (x * x, makespan(x)), has_aux=True)
@@ -197,13 +197,15 @@ def test_totals_do_not_wrap():
         ]
 
 
-@pytest.mark.parametrize("policy", [A_MIN, policies.AlphaBetaClearing(0.1)], ids=str)
-def test_strict_promotion(policy):
+@pytest.mark.parametrize(
+    ("policy", "model"),
+    [(policies.AlphaBetaClearing(0.1), None), (A_MIN, BatchTime(base=1, per_token=0.5))],
+    ids=str,
+)
+def test_strict_promotion(policy, model):
     with jax.numpy_dtype_promotion("strict"):
-        for requests, run in ((ONE, simulate), (MANY, simulate_batch)):
-            for model in (None, BatchTime(base=1, per_token=np.float32(0.5))):
-                schedule = run(requests, 8, policy, batch_time=model, max_rounds=500)
-                assert np.isfinite(schedule.latency_percentile(50)).all()
-                assert (schedule.total_wasted >= schedule.total_evictions).all()
-                validate(requests, 8, policy, batch_time=model)
-            assert (latency_bound(requests, 8) > 0).all()
+        schedule = simulate_batch(MANY, 8, policy, batch_time=model, max_rounds=500)
+        assert np.isfinite(schedule.latency_percentile(50)).all()
+        assert (schedule.total_wasted >= schedule.total_evictions).all()
+        MANY.check(8, policy, batch_time=model)
+        assert (latency_bound(MANY, 8) > 0).all()

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from gpu import cuda_kernels, interpreted
 
-from jaxalloc import BatchTime, Requests, ScheduleStatus, policies, simulate, simulate_batch
+from jaxalloc import Requests, ScheduleStatus, policies, simulate_batch
 from jaxalloc.scheduling import gpu_kernel
-from tests.scheduling.instances import EXACT_SECONDS, ZOO, random_case
+from tests.scheduling.instances import MODEL, ZOO, random_case, stacked
 
 WIDTH = 20
 ROUNDS = 900
@@ -20,9 +20,7 @@ ROUNDS = 900
 def draw(seed, count, seconds=False):
     rng = np.random.default_rng(seed)
     cases = [random_case(rng, seconds=seconds, max_requests=WIDTH) for _ in range(count)]
-    padded = [case.padded(WIDTH) for case in cases]
-    requests = Requests.create(**{k: np.stack([p[k] for p in padded]) for k in padded[0]})
-    return requests, jnp.asarray([case.capacity for case in cases])
+    return stacked(cases, WIDTH)
 
 
 def assert_same(kernel, plain):
@@ -50,9 +48,7 @@ def test_equal_to_the_plain_form(name):
 
 def test_seconds_and_a_record_too():
     requests, capacity = draw(72, 40, seconds=True)
-    names = ("base", "per_request", "per_token", "per_prefill")
-    model = BatchTime(**dict(zip(names, EXACT_SECONDS, strict=True)))
-    options = {"batch_time": model, "max_rounds": ROUNDS, "record": 50}
+    options = {"batch_time": MODEL, "max_rounds": ROUNDS, "record": 50}
     plain = simulate_batch(requests, capacity, policies.AMin(), **options)
     kernel = in_kernel(requests, capacity, policies.AMin(), **options)
     assert_same(kernel, plain)
@@ -73,16 +69,7 @@ def test_what_runs_out_of_slots_is_played_again(monkeypatch):
     assert np.all(kernel.status == ScheduleStatus.FINISHED)
 
 
-def test_one_instance_has_a_program_too():
-    requests, capacity = draw(74, 3)
-    one = jax.tree.map(lambda leaf: leaf[1], requests)
-    plain = simulate(one, capacity[1], policies.MCSF())
-    with interpreted():
-        kernel = simulate(one, capacity[1], policies.MCSF(), slots=WIDTH + 1)
-    assert_same(kernel, plain)
-
-
-@pytest.mark.parametrize("name", ["h_sf aging", "a_min all flags", "alpha 0"])
+@pytest.mark.parametrize("name", ["mc_sf aging", "a_min all flags", "alpha 0"])
 def test_it_lowers_for_cuda(name):
     requests, capacity = draw(75, 3)
 
@@ -97,10 +84,9 @@ def test_it_lowers_for_cuda_with_many_slots_and_in_seconds():
     times = jax.ShapeDtypeStruct((2, 5000), jnp.float64)
     names = ("prompt", "output", "lower", "upper", "predicted")
     requests = Requests(**dict.fromkeys(names, shape), arrival=times)
-    model = BatchTime(base=0.5, per_request=0.1, per_token=0.0, per_prefill=0.0)
 
     def run(requests):
-        return simulate_batch(requests, 9000, policies.AMin(), batch_time=model)
+        return simulate_batch(requests, 9000, policies.AMin(), batch_time=MODEL)
 
     assert cuda_kernels(run, requests) == 2  # few slots, most slots; then the plain form
 

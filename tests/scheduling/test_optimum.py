@@ -9,6 +9,7 @@ import pytest
 from scipy import optimize, sparse
 
 from jaxalloc import Requests, latency_bound, policies, simulate_batch
+from jaxalloc.scheduling.bounds import a_max_ratio
 
 
 def optimal_latency(prompt, output, capacity, known):
@@ -86,3 +87,16 @@ def test_the_bound_works_under_jit_and_vmap():
     wanted = latency_bound(requests, np.array([8, 8]))
     found = jax.jit(jax.vmap(latency_bound, (0, None)))(requests, 8)
     assert found.tolist() == wanted.tolist() == [9.0, 5.0]
+
+
+def test_measured_ratios_stay_below_the_proven_one():
+    rng = np.random.default_rng(1)
+    longest = np.array([2, 5, 20])
+    output = np.where(rng.random((10, 3, 300)) < 0.9, 1, longest[:, None])
+    upper = np.broadcast_to(longest[:, None], output.shape)
+    requests = Requests.create(prompt=1, output=output, lower=1, upper=upper)
+    best, worst = (
+        simulate_batch(requests, np.broadcast_to(20 * (longest + 1), (10, 3)), policy).total_latency
+        for policy in (policies.HindsightShortestFirst(), policies.AMax())
+    )
+    assert (np.max(worst / best, axis=0) <= a_max_ratio(1 / longest)[1]).all()

@@ -1,13 +1,13 @@
 """Generators against the moments of their laws; predictions and their calibration."""
 
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from scipy import stats
 
-from jaxalloc.scheduling.instance import validate
 from jaxalloc.scheduling.policies import AMax
 from jaxalloc.traces.generators import Law, generate
 from jaxalloc.traces.intervals import bins, calibration, noisy, one_interval, relative
@@ -36,15 +36,13 @@ def test_moments(words):
     assert drawn.max() <= law.most
 
 
-def test_arrivals_are_poisson_and_a_seed_is_a_trace():
-    law = Law(name="uniform", most=9)
-    trace, same, other = (generate(seed, NUM, law, 4, rate=5.0) for seed in (0, 0, 1))
-    assert trace.arrival[0] == 0
-    assert trace.arrival[-1] == pytest.approx(NUM / 5, rel=0.02)
-    assert trace.arrival_cv == pytest.approx(1, abs=0.02)
+def test_a_seed_is_a_trace_and_arrivals_are_poisson():
+    trace, same, other = (generate(seed, NUM, Law(name="uniform"), 4) for seed in (0, 0, 1))
     assert (trace.output == same.output).all()
-    assert (trace.arrival == same.arrival).all()
     assert not (trace.output == other.output).all()
+    arrival = read_arrivals("poisson:5", trace, True, 0)
+    assert arrival[-1] == pytest.approx(NUM / 5, rel=0.02)
+    assert dataclasses.replace(trace, arrival=arrival).arrival_cv == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -94,10 +92,9 @@ def test_calibration():
 def test_draws_of_one_seed_are_independent(law):
     size, drawn = 4000, {}
     for seed in (5, 6):
-        trace = generate(seed, size, law, law, rate=1.0)
+        trace = generate(seed, size, law, law)
         ones = Trace(arrival=np.arange(size), prompt=trace.prompt, output=np.full(size, 1 << 20))
         drawn[seed, "output"], drawn[seed, "prompt"] = trace.output, trace.prompt
-        drawn[seed, "own gaps"] = np.diff(trace.arrival, prepend=0)
         for stretch in (0, 1):
             noise = read_intervals("noise:0.5", ones, seed, stretch)
             times = read_arrivals("poisson:1", ones, True, seed, stretch)
@@ -126,8 +123,8 @@ def test_words_of_intervals_are_predictions_or_refused(words):
 def test_a_trace_becomes_requests():
     trace = generate(0, 40, Law(name="uniform", most=20), 4)
     assert trace.fitting(14).num_requests == int(np.sum(trace.output <= 10))
-    part = generate(0, 40, Law(name="uniform", most=20), 4, rate=1.0).tail(30).head(5)
+    part = dataclasses.replace(trace, arrival=np.arange(40)).tail(30).head(5)
     assert (part.arrival[0], part.num_requests) == (0, 5)
     assert part.output.tolist() == trace.output[30:35].tolist()
     made = bins(trace.output, 5)
-    validate(to_requests(trace, lower=made.lower, upper=made.upper), 60, AMax())
+    to_requests(trace, lower=made.lower, upper=made.upper).check(60, AMax())

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from jaxalloc.allocation.model.domain import FIELDS
 from jaxalloc.workloads import files as workloads
@@ -22,28 +22,21 @@ def message(data):
     return str(caught.value).removeprefix("mine: ")
 
 
-def test_builtin_parameters():
+def test_builtin_workloads_are_those_of_the_paper():
     # arXiv 2608.13315, Tables I and II: one row of each table.
-    qwen, llama = QWEN.workload, workloads.load("r1-distill-llama-8b").workload
+    rows = {"qwen3-8b": (3, [0.0663, 0.000125, 0.276, 0.677, 2.66e-3])}
+    rows |= {"r1-distill-llama-8b": (0, [0.1759, 0.000611, 0.011, 0.260, 1.94e-4])}
+    assert tuple(rows) == workloads.builtin_names()
     assert QWEN.names[3] == "GSM8K"
-    fields = ("base_time", "time_per_token", "floor", "gain", "decay")
-    np.testing.assert_array_equal(
-        [getattr(qwen, name)[3] for name in fields], [0.0663, 0.000125, 0.276, 0.677, 2.66e-3]
-    )
-    np.testing.assert_array_equal(
-        [getattr(llama, name)[0] for name in fields], [0.1759, 0.000611, 0.011, 0.260, 1.94e-4]
-    )
-
-
-@pytest.mark.parametrize("name", workloads.builtin_names())
-def test_builtin_workloads_share_one_setting_and_say_where_they_come_from(name):
-    file = workloads.load(name)
-    assert (file.arrival_rate, file.accuracy_weight) == (0.1, 30)
-    np.testing.assert_array_equal(file.workload.mix, np.full(5, 0.2))
-    np.testing.assert_array_equal(file.workload.max_tokens, np.full(5, 16384))
-    np.testing.assert_array_equal(file.workload.min_tokens, np.zeros(5))
-    assert "2608.13315" in file.source
-    assert "amortized over a vLLM batch" in file.note
+    for name, (k, numbers) in rows.items():
+        file = workloads.load(name)
+        fields = ("base_time", "time_per_token", "floor", "gain", "decay")
+        assert [float(getattr(file.workload, field)[k]) for field in fields] == numbers
+        assert (file.arrival_rate, file.accuracy_weight) == (0.1, 30)
+        for field, value in {"mix": 0.2, "max_tokens": 16384, "min_tokens": 0}.items():
+            np.testing.assert_array_equal(getattr(file.workload, field), np.full(5, value))
+        assert "2608.13315" in file.source
+        assert "amortized over a vLLM batch" in file.note
 
 
 def test_a_file_shows_its_names_and_units():
@@ -55,6 +48,7 @@ def test_a_file_shows_its_names_and_units():
     assert lines[5].endswith("rate at which accuracy saturates, 1 / token")
 
 
+@settings(max_examples=25, deadline=None)  # each waits for the disk
 @given(
     name=st.text(min_size=1).filter(str.isprintable),
     note=st.text(),
@@ -70,9 +64,8 @@ def test_save_and_load_give_back_the_same(
     task = {"name": name, "decay": decay, "min_tokens": 0.0, "max_tokens": float(most)}
     task |= {"decay_se": error, "covariance": covariance}
     own = dataclasses.replace(QWEN.task[0], **task)
-    file = dataclasses.replace(
-        QWEN, name=name, note=note, token_price=price, task=[own, *QWEN.task[1:]]
-    )
+    top = {"name": name, "note": note, "token_price": price}
+    file = dataclasses.replace(QWEN, **top, task=[own, *QWEN.task[1:]])
     folder = tmp_path_factory.mktemp("saved")
     if name not in QWEN.names[1:]:
         workloads.save(file, folder / "copy.toml")
@@ -103,20 +96,12 @@ WRONG = [
     ("note", "x", "note = 'x' is not a field: move it above the first [[task]]"),
     ("decay_se", -1, "decay_se = -1 must be finite and at least 0: give a standard error"),
     ("name", 1, "name = 1 is not text: give a name in quotes"),
-    (
-        "covariance",
-        [[1]],
-        "covariance = [[1]] is of another shape or not of numbers: give 3 rows",
-    ),
+    ("covariance", [[1]], "covariance = [[1]] is of another shape or not of numbers: give 3 rows"),
     ("covariance", [[1], [1, 2], 3], "covariance = [[1], [1, 2], 3] is of another shape"),
     ("covariance", [[np.nan] * 3] * 3, "covariance = [[nan, nan, nan], [nan, nan, nan], [nan,"),
-    (
-        "covariance",
-        [[1, 0, 0], [0.5, 1, 0], [0, 0, 1]],
-        "is not symmetric: give 3 rows of 3 numbers, the covariance of (gain",
-    ),
-    ("covariance", [[1, 2, 0], [2, 1, 0], [0, 0, 1]], "or a correlation above 1: give 3 rows"),
-    ("covariance", [[-1, 0, 0], [0, 1, 0], [0, 0, 1]], "has a variance below 0 or a correl"),
+    ("covariance", [[1, 0, 0], [0.5, 1, 0], [0, 0, 1]], "is not symmetric"),
+    ("covariance", [[1, 2, 0], [2, 1, 0], [0, 0, 1]], "a correlation above 1"),
+    ("covariance", [[-1, 0, 0], [0, 1, 0], [0, 0, 1]], "a variance below 0"),
     ("gain", 0.8, "floor + gain = 1.076 must not exceed 1: lower one of them"),
     ("min_tokens", 99999, "min_tokens = 99999 must not exceed max_tokens = 16384: lower"),
 ]
@@ -159,10 +144,7 @@ def test_what_is_wrong_with_a_file_is_named_with_its_fix(change, said):
     ("content", "said"),
     [
         (TEXT.replace("[[task]]", "[[task]", 1), "is not TOML: Expected"),
-        (
-            TEXT.replace("[[task]]", "[[tasks]]"),
-            r"tasks = \[.* is not a field: did you mean task\?",
-        ),
+        (TEXT.replace("[[task]]", "[[tasks]]"), r"tasks = \[.* did you mean task\?"),
         ("a = " + "[" * 100_000, "is nested too deep: flatten it"),
         ("a = " + "9" * 5000, "is not TOML: Exceeds the limit"),
         ("a = \udcff", "byte 4 is not UTF-8: save it as UTF-8"),

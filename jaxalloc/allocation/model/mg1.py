@@ -15,16 +15,15 @@ stability, its times and the certificate of an optimum, comes from there and agr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxalloc.allocation.model.checks import workload_and_tokens
-from jaxalloc.allocation.model.elementary import sums
-from jaxalloc.allocation.model.exact import add, exact_product, exact_sum, scale, total
+from jaxalloc.allocation.model.sums import add, exact_product, exact_sum, scale, sums, total
 from jaxalloc.allocation.model.workload import Scalar, Tokens, Workload
-from jaxalloc.numerics import cast, floating_dtype
+from jaxalloc.numerics import alike
 
 
 class Queue(NamedTuple):
@@ -49,9 +48,7 @@ def variability(workload: Workload) -> Tokens:
 def service_moments(workload: Workload, tokens: Tokens) -> tuple[Scalar, Scalar]:
     """First and second moment of the service time of an arriving query, m1 (s) and V (s²)."""
     time = service_time(workload, tokens)
-    first, second = sums(
-        workload.mix * time, workload.mix * variability(workload) * jnp.square(time)
-    )
+    first, second = sums(workload.mix * time, workload.mix * variability(workload) * time**2)
     return first, second
 
 
@@ -59,8 +56,7 @@ def queue(workload: Workload, tokens: Tokens) -> Queue:
     """The queue at `tokens`, with all digits of d; its derivatives are of any order."""
     w = workload
     parts = (w.arrival_rate, w.mix, w.base_time, w.time_per_token, w.service_cv, tokens)
-    dtype = floating_dtype(*parts)
-    return _queue(*(cast(part, dtype) for part in parts))
+    return _queue(*alike(*parts))
 
 
 @jax.custom_jvp
@@ -85,15 +81,13 @@ def _queue(
 
 @_queue.defjvp
 def _queue_jvp(primals: tuple[Tokens, ...], moved: tuple[Tokens, ...]) -> tuple[Queue, Queue]:
-    rate, mix, base, slope, cv, tokens = primals
-    rate_moved, mix_moved, base_moved, slope_moved, cv_moved, tokens_moved = moved
-    at = _queue(*primals)
-    time, kappa = base + slope * tokens, 1 + jnp.square(cv)
-    later = base_moved + slope_moved * tokens + slope * tokens_moved
-    first = jnp.sum(mix_moved * time + mix * later)
-    own = kappa * (mix_moved * time + 2 * mix * later) + 2 * mix * cv * cv_moved * time
-    load = rate_moved * at.first + rate * first
-    return at, Queue(first, jnp.sum(time * own), load, -load)
+    def plain(rate: Scalar, mix: Any, base: Any, slope: Any, cv: Any, tokens: Any) -> Any:
+        time = base + slope * tokens
+        first = jnp.sum(mix * time)
+        return first, jnp.sum(mix * (1 + cv * cv) * time * time), rate * first
+
+    first, second, load = jax.jvp(plain, primals, moved)[1]
+    return _queue(*primals), Queue(first, second, load, -load)
 
 
 def idle_error(mix: Tokens) -> float:

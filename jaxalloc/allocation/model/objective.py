@@ -20,9 +20,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxalloc.allocation.model.checks import workload_and_tokens
-from jaxalloc.allocation.model.elementary import log, sums
 from jaxalloc.allocation.model.mg1 import queue, service_time, variability, wait_of
-from jaxalloc.allocation.model.workload import Mask, Scalar, Tokens, Workload, token_cost
+from jaxalloc.allocation.model.sums import sums
+from jaxalloc.allocation.model.workload import Mask, Scalar, Tokens, Workload
 
 # ln(up/down) is kept finite: no step needs to know more of a type this far out of balance.
 _LARGEST_IMBALANCE = 80.0  # e^80 is still a float32
@@ -41,16 +41,6 @@ class Point(NamedTuple):
     price: Tokens  # m = G + g κ t
     imbalance: Tokens  # ln(up / down)
     excess: Tokens  # up / down - 1
-
-
-class Curvature(NamedTuple):
-    """-∇²J as a diagonal plus rank two: diag(diagonal) + cross (u vᵀ + v uᵀ) + square u uᵀ."""
-
-    diagonal: Tokens
-    u: Tokens
-    v: Tokens
-    cross: Scalar
-    square: Scalar
 
 
 def accuracy(workload: Workload, tokens: Tokens) -> Tokens:
@@ -88,7 +78,7 @@ def evaluate(workload: Workload, tokens: Tokens, most_idle: Scalar | None = None
     idle = most_idle - workload.arrival_rate * extra
     load_price = workload.arrival_rate / idle
     base_price = 1 + load_price * (load_price * second_moment) / 2
-    price = base_price + load_price * kappa * time + token_cost(workload)
+    price = shadow_price(workload, tokens, load_price, base_price)
     imbalance = own_imbalance(workload, tokens, price)
     return Point(
         tokens=tokens,
@@ -103,35 +93,20 @@ def evaluate(workload: Workload, tokens: Tokens, most_idle: Scalar | None = None
     )
 
 
+def shadow_price(
+    workload: Workload, tokens: Tokens, load_price: Scalar, base_price: Scalar
+) -> Tokens:
+    """m_k = G + g κ_k t_k + μ / c_k at given g and G."""
+    time = load_price * variability(workload) * service_time(workload, tokens)
+    return base_price + time + workload.token_price / workload.time_per_token
+
+
 def own_imbalance(workload: Workload, tokens: Tokens, price: Tokens) -> Tokens:
     """ln(up / down) of every type at given prices, ln(α A b / (c m)) - b l."""
     steepest = workload.accuracy_weight * workload.decay * workload.gain
-    ratio = log(steepest / (workload.time_per_token * price)) - workload.decay * tokens
+    ratio = jnp.log(steepest / (workload.time_per_token * price)) - workload.decay * tokens
     ratio = jnp.where(ratio < SMALLEST_IMBALANCE, SMALLEST_IMBALANCE, ratio)
     return jnp.where(ratio > _LARGEST_IMBALANCE, _LARGEST_IMBALANCE, ratio)
-
-
-def gradient(workload: Workload, tokens: Tokens) -> Tokens:
-    """∂J/∂l_k = π_k (up_k - down_k), in s / token; NaN where the queue is unstable."""
-    point = evaluate(workload, tokens)
-    slope = workload.mix * workload.time_per_token * point.price * point.excess
-    return jnp.where(point.idle > 0, slope, jnp.nan)
-
-
-def curvature(workload: Workload, tokens: Tokens) -> Curvature:
-    """-∇²J as diagonal plus rank two, in s / token²; NaN where the queue is unstable."""
-    point = evaluate(workload, tokens)
-    u = workload.mix * workload.time_per_token
-    own = workload.decay * point.price * (1 + point.excess)
-    own = own + point.load_price * variability(workload) * workload.time_per_token
-    g = jnp.where(point.idle > 0, point.load_price, jnp.nan)
-    return Curvature(
-        diagonal=u * own,
-        u=u,
-        v=u * variability(workload) * service_time(workload, tokens),
-        cross=jnp.square(g),
-        square=g**3 * point.second_moment,
-    )
 
 
 def violated(workload: Workload, point: Point) -> Mask:
@@ -167,7 +142,7 @@ def difference(workload: Workload, start: Point, tokens: Tokens) -> Difference:
     up = workload.time_per_token * start.price * (1 + start.excess)
     gained = -workload.mix * up / workload.decay * jnp.expm1(-workload.decay * step)
     return Difference(
-        gained=gained - token_cost(workload) * first,
+        gained=gained - workload.token_price / workload.time_per_token * first,
         first=first,
         second=variability(workload) * first * twice,
     )

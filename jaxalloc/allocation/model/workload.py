@@ -142,11 +142,6 @@ class Workload:
         return floating_dtype(*jax.tree.leaves(self))
 
 
-def token_cost(workload: Workload) -> PerType:
-    """μ / c_k, what a second of type-k service costs beyond its time."""
-    return workload.token_price / workload.time_per_token
-
-
 def aligned(arrays: dict[str, Any], batch: tuple[int, ...], num_types: int) -> dict[str, Any]:
     """Each array broadcast to (*batch, num_types), or to `batch` if it is a field of the server.
 

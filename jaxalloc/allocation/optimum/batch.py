@@ -12,19 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalloc.allocation.model.checks import check_kind
-from jaxalloc.allocation.model.domain import PER_SERVER
-from jaxalloc.allocation.model.workload import PerServer, PerType, Workload
-from jaxalloc.allocation.optimum.optimum import (
-    Allocation,
-    Status,
-    allocation_tangent,
-    as_tangent,
-    solve,
-)
+from jaxalloc.allocation.model.workload import PerServer, PerType, Workload, aligned
+from jaxalloc.allocation.optimum.solve import Allocation, allocation_tangent, as_tangent, solve
+from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.allocation.solvers.newton import Newton
 from jaxalloc.allocation.solvers.solver import Solver
 from jaxalloc.backend.chunks import in_chunks, placement_of, platform_of
 from jaxalloc.backend.sharding import over_lanes
+from jaxalloc.numerics import cast
 
 Lanes = tuple[Workload, Any]  # workloads, and tokens to start from or None
 
@@ -59,14 +54,13 @@ def solve_batch(
     shape = workloads.batch_shape
     platform, device, spread = placement_of((workloads, initial))
     on_host = platform == "cpu" and not spread
-    lanes = _broadcast(workloads, initial, shape, np if on_host else jnp)
+    lanes = _broadcast(workloads, initial, shape, on_host)
     if platform is None or spread:
         return _optima(*lanes, solver)
-    flat = lanes
     if len(shape) != 1:
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(shape) :]), lanes)
+        lanes = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(shape) :]), lanes)
     with jax.default_device(device) if device else contextlib.nullcontext():
-        answer = _optima(*flat, solver)
+        answer = _optima(*lanes, solver)
     if len(shape) != 1:
         answer = jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), answer)
     return jax.device_put(answer, device) if device else answer
@@ -82,37 +76,17 @@ def status_fractions(allocation: Allocation) -> dict[str, Any]:
     return {status.name: xp.sum(ended == status) / max(ended.size, 1) for status in Status}
 
 
-def _broadcast(workloads: Workload, initial: Any, shape: tuple[int, ...], xp: Any) -> Lanes:
+def _broadcast(workloads: Workload, initial: Any, shape: tuple[int, ...], on_host: bool) -> Lanes:
     """Every array with all leading axes, in the widest dtype; views where possible."""
-    num_types, dtype = workloads.num_types, workloads.dtype
-
-    def broadcast(name: str, leaf: Any, own: tuple[int, ...]) -> Any:
-        wanted, given = (*shape, *own), np.shape(leaf)
-        if given != wanted and _joint(given, wanted) != wanted:
-            raise ValueError(
-                f"{name} has shape {given} where {wanted} is wanted: give that, or what "
-                "broadcasts to it"
-            )
-        if xp is np or getattr(leaf, "dtype", None) != dtype:
-            leaf = xp.asarray(leaf, dtype)
-        return leaf if given == wanted else xp.broadcast_to(leaf, wanted)
-
-    fields = {
-        name: broadcast(name, leaf, () if name in PER_SERVER else (num_types,))
-        for name, leaf in vars(workloads).items()
+    dtype = workloads.dtype
+    given = dict(vars(workloads)) | ({} if initial is None else {"initial": initial})
+    arrays = {
+        name: np.asarray(value, dtype) if on_host else cast(value, dtype)
+        for name, value in given.items()
     }
-    if initial is not None:
-        initial = broadcast("initial", initial, (num_types,))
-    return Workload(**fields), initial
-
-
-def _joint(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape that they broadcast to, or None."""
-    try:
-        joint: tuple[int, ...] = jnp.broadcast_shapes(*shapes)
-    except ValueError:
-        return None
-    return joint
+    lanes = aligned(arrays, shape, workloads.num_types)
+    initial = lanes.pop("initial", None)
+    return Workload(**lanes), initial
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -11,10 +11,9 @@ import math
 
 import jax.numpy as jnp
 
-from jaxalloc.allocation.model.elementary import largest
-from jaxalloc.allocation.model.exact import exact_product
 from jaxalloc.allocation.model.mg1 import idle_error, queue, variability
-from jaxalloc.allocation.model.workload import Scalar, Tokens, Workload, token_cost
+from jaxalloc.allocation.model.sums import exact_product, largest
+from jaxalloc.allocation.model.workload import Scalar, Tokens, Workload
 
 _ROUNDINGS = 8.0  # in units of eps: what the remaining operations may add to a residual
 
@@ -30,7 +29,8 @@ def certified_residual(workload: Workload, tokens: Tokens) -> Scalar:
     time = workload.base_time + workload.time_per_token * tokens
     kappa = variability(workload)
     g = workload.arrival_rate / idle
-    price = 1 + g * (g * second_moment) / 2 + g * kappa * time + token_cost(workload)
+    cost = workload.token_price / workload.time_per_token
+    price = 1 + g * (g * second_moment) / 2 + g * kappa * time + cost
     exponent, error = exact_product(workload.decay, tokens)
     root = jnp.exp(-exponent / 2)  # in two halves, so that it underflows later
     up = workload.accuracy_weight * workload.decay * workload.gain * root * root * (1 - error)

@@ -3,22 +3,23 @@
 `jax.vmap` puts the lanes first. In a GPU kernel they belong last: then neighbouring threads hold
 neighbouring lanes, and a sum over the types of a lane stays inside few threads, or one. So the
 function is traced for one lane, and what it was traced to is carried out on arrays with one more
-axis at their end. A loop turns while any lane wants another turn, and a finished lane keeps what it
-has, as under `jax.vmap`.
+axis at their end, constants too. A loop turns while any lane wants another turn, and a finished
+lane keeps what it has, as under `jax.vmap`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Shaped
+from jaxtyping import Array, Bool
 
 Outputs = TypeVar("Outputs")
+Arrays = Sequence[Array]
 Flags = Bool[Array, " B"]
 
 # A branch of more operations is entered only if some lane wants it; a shorter one always is.
@@ -31,13 +32,6 @@ _ELEMENTWISE = {
     "square", "sub", "tanh", "xor",
 }  # fmt: skip
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
-
-
-class Value(NamedTuple):
-    """An array, and whether it has the axis of lanes."""
-
-    array: Shaped[Array, "..."]
-    wide: bool
 
 
 def side_by_side(run: Callable[..., Outputs], *inputs: Any) -> Outputs:
@@ -54,32 +48,30 @@ def side_by_side(run: Callable[..., Outputs], *inputs: Any) -> Outputs:
     leaves = jax.tree.leaves(inputs)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[:-1], x.dtype), inputs)
     traced, shapes = jax.make_jaxpr(run, return_shape=True)(*one)
-    found = _evaluate(traced, [Value(leaf, True) for leaf in leaves], leaves[0].shape[-1])
-    wide = [_widen(value, leaves[0].shape[-1]) for value in found]
-    outputs: Outputs = jax.tree.unflatten(jax.tree.structure(shapes), wide)
+    found = _evaluate(traced, leaves, leaves[0].shape[-1])
+    outputs: Outputs = jax.tree.unflatten(jax.tree.structure(shapes), found)
     return outputs
 
 
-def _evaluate(traced: Any, inputs: Sequence[Value], size: int) -> list[Value]:
+def _evaluate(traced: Any, inputs: Arrays, size: int) -> list[Array]:
     """What a traced function of one lane returns for many."""
     if traced.consts:
         raise NotImplementedError("an array from outside has no form for lanes side by side")
-    jaxpr = getattr(traced, "jaxpr", traced)
+    jaxpr = traced.jaxpr
     known = dict(zip(jaxpr.invars, inputs, strict=True))
 
-    def read(atom: Any) -> Value:
+    def read(atom: Any) -> Array:
         if hasattr(atom, "val"):
-            return Value(jnp.asarray(atom.val, atom.aval.dtype), False)
+            return jnp.full((*atom.aval.shape, size), atom.val, atom.aval.dtype)
         return known[atom]
 
     for equation in jaxpr.eqns:
-        values = [read(atom) for atom in equation.invars]
-        found = _carry_out(equation, values, size)
+        found = _carry_out(equation, [read(atom) for atom in equation.invars], size)
         known.update(zip(equation.outvars, found, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _carry_out(equation: Any, values: list[Value], size: int) -> Sequence[Value]:
+def _carry_out(equation: Any, values: Arrays, size: int) -> Arrays:
     """One operation."""
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
@@ -90,114 +82,80 @@ def _carry_out(equation: Any, values: list[Value], size: int) -> Sequence[Value]
         return _branch(params["branches"], values, size)
     if name == "reduce":
         return _reduce(params, values)
-    wide = any(value.wide for value in values)
-    shape = (*equation.outvars[0].aval.shape, *((size,) if wide else ()))
+    shape = (*equation.outvars[0].aval.shape, size)
     if name in _ELEMENTWISE:
-        arrays = [_stretch(value, shape) for value in values]
-        return [Value(equation.primitive.bind(*arrays, **params), wide)]
+        stretched = [_stretch(value, shape) for value in values]
+        return [equation.primitive.bind(*stretched, **params)]
     if name not in _RULES:
         raise NotImplementedError(f"{name} has no form for lanes side by side")
-    return [Value(_RULES[name](params, values, shape), wide)]
+    return [_RULES[name](params, values, shape)]
 
 
-def _stretch(value: Value, shape: tuple[int, ...]) -> Array:
-    """The array in a shape of which it may lack the axis of lanes, or all others."""
-    rank = value.array.ndim - value.wide
-    dimensions = (*range(rank), *((len(shape) - 1,) if value.wide else ()))
-    if value.array.shape == shape:
-        return value.array
-    return lax.broadcast_in_dim(value.array, shape, dimensions)
+def _stretch(value: Array, shape: tuple[int, ...]) -> Array:
+    """The array in a shape of which it may lack all axes but that of the lanes."""
+    if value.shape == shape:
+        return value
+    return lax.broadcast_in_dim(value, shape, (len(shape) - 1,))
 
 
-def _widen(value: Value, size: int) -> Array:
-    """The array with the axis of lanes."""
-    return value.array if value.wide else _stretch(value, (*value.array.shape, size))
-
-
-def _loop(params: Any, values: list[Value], size: int) -> list[Value]:
+def _loop(params: Any, values: Arrays, size: int) -> Arrays:
     """A loop; a lane that is finished keeps what it has."""
     first, second = params["cond_nconsts"], params["body_nconsts"]
-    asked, done = values[:first], values[first : first + second]
+    asked, done, carry = values[:first], values[first : first + second], values[first + second :]
 
-    def unfinished(carry: list[Array]) -> Flags:
-        wide = [Value(leaf, True) for leaf in carry]
-        return _widen(_evaluate(params["cond_jaxpr"], [*asked, *wide], size)[0], size)
+    def unfinished(carry: Arrays) -> Flags:
+        return _evaluate(params["cond_jaxpr"], [*asked, *carry], size)[0]
 
     def turn(state: tuple[Flags, list[Array]]) -> tuple[Flags, list[Array]]:
         active, carry = state
-        wide = [Value(leaf, True) for leaf in carry]
-        after = _evaluate(params["body_jaxpr"], [*done, *wide], size)
-        new = [
-            jnp.where(_stretch(Value(active, True), old.shape), _widen(value, size), old)
-            for value, old in zip(after, carry, strict=True)
-        ]
+        after = _evaluate(params["body_jaxpr"], [*done, *carry], size)
+        pairs = zip(after, carry, strict=True)
+        new = [jnp.where(_stretch(active, old.shape), value, old) for value, old in pairs]
         return active & unfinished(new), new
 
-    carry = [_widen(value, size) for value in values[first + second :]]
-    _, carry = lax.while_loop(lambda state: _any(state[0]), turn, (unfinished(carry), carry))
-    return [Value(leaf, True) for leaf in carry]
+    start = unfinished(carry), list(carry)
+    return lax.while_loop(lambda state: _any(state[0]), turn, start)[1]
 
 
-def _branch(branches: Sequence[Any], values: list[Value], size: int) -> list[Value]:
+def _branch(branches: Sequence[Any], values: Arrays, size: int) -> Arrays:
     """A choice among branches, each carried out if any lane chooses it."""
     index, *operands = values
-
-    def carry_out(branch: Any) -> list[Array]:
-        return [_widen(value, size) for value in _evaluate(branch, operands, size)]
-
-    if not index.wide:
-        wide = lax.switch(index.array, [functools.partial(carry_out, each) for each in branches])
-        return [Value(array, True) for array in wide]
     chosen: list[Array] = []
     for number, branch in enumerate(branches):
-        wanted = index.array == number
-        if len(branch.eqns) > _FREE_OPERATIONS:
-            shapes = [(*out.aval.shape, size) for out in _outvars(branch)]
-            dtypes = [out.aval.dtype for out in _outvars(branch)]
-            nothing = [jnp.zeros(s, d) for s, d in zip(shapes, dtypes, strict=True)]
-            found = lax.cond(
-                _any(wanted), functools.partial(carry_out, branch), lambda nothing=nothing: nothing
-            )
+        wanted = index == number
+        run = functools.partial(_evaluate, branch, operands, size)
+        if len(branch.jaxpr.eqns) > _FREE_OPERATIONS:
+            nothing = [jnp.zeros((*out.shape, size), out.dtype) for out in branch.out_avals]
+            found = lax.cond(_any(wanted), run, lambda nothing=nothing: nothing)
         else:
-            found = carry_out(branch)
-        chosen = [
-            jnp.where(_stretch(Value(wanted, True), new.shape), new, old)
-            for new, old in zip(found, chosen or found, strict=True)
-        ]
-    return [Value(array, True) for array in chosen]
-
-
-def _outvars(branch: Any) -> Any:
-    return getattr(branch, "jaxpr", branch).outvars
+            found = run()
+        pairs = zip(found, chosen or found, strict=True)
+        chosen = [jnp.where(_stretch(wanted, new.shape), new, old) for new, old in pairs]
+    return chosen
 
 
 def _any(flags: Flags) -> Bool[Array, ""]:
     return jnp.max(flags.astype(jnp.int32)) > 0
 
 
-def _reduce(params: Any, values: list[Value]) -> list[Value]:
+def _reduce(params: Any, values: Arrays) -> Arrays:
     """Several sums or extrema in one pass, as several passes."""
-    terms, starts = values[: len(values) // 2], values[len(values) // 2 :]
-    body, axes = params["jaxpr"], params["dimensions"]
-    names = {equation.primitive.name for equation in getattr(body, "jaxpr", body).eqns}
-
-    def one(term: Value, start: Value) -> Array:
-        if names == {"add"}:
-            return start.array + jnp.sum(term.array, axes)
-        if names == {"max"}:
-            return _larger(start.array, _extremum({"axes": axes}, [term], True))
-        raise NotImplementedError(f"a reduction by {names} has no form for lanes side by side")
-
-    return [Value(one(*pair), pair[0].wide) for pair in zip(terms, starts, strict=True)]
+    half, axes = len(values) // 2, params["dimensions"]
+    pairs = list(zip(values[:half], values[half:], strict=True))
+    names = {equation.primitive.name for equation in params["jaxpr"].jaxpr.eqns}
+    if names == {"add"}:
+        return [start + jnp.sum(term, axes) for term, start in pairs]
+    if names == {"max"}:
+        return [_larger(start, _extremum(jnp.max, term, axes)) for term, start in pairs]
+    raise NotImplementedError(f"a reduction by {names} has no form for lanes side by side")
 
 
-def _extremum(params: Any, values: list[Value], largest: bool) -> Array:
+def _extremum(reduce: Any, value: Array, axes: Any) -> Array:
     """The largest or smallest over axes; NaN if there is one, which a GPU would leave out."""
-    (value,), axes = values, params["axes"]
-    found: Array = (jnp.max if largest else jnp.min)(value.array, axes)
+    found: Array = reduce(value, axes)
     if not jnp.issubdtype(found.dtype, jnp.floating):
         return found
-    unknown = jnp.max((value.array != value.array).astype(jnp.int32), axes)
+    unknown = jnp.max((value != value).astype(jnp.int32), axes)
     return jnp.where(unknown > 0, jnp.nan, found)
 
 
@@ -210,31 +168,30 @@ def _smaller(a: Array, b: Array) -> Array:
     return jnp.where((a <= b) | (a != a), a, b)
 
 
-def _stretched(function: Callable[..., Array]) -> Callable[[Any, list[Value], Any], Array]:
+def _stretched(function: Callable[..., Array]) -> Callable[[Any, Arrays, Any], Array]:
     """A rule for a function of arrays of one shape."""
     return lambda _, values, shape: function(*(_stretch(value, shape) for value in values))
 
 
-_RULES: dict[str, Callable[[Any, list[Value], tuple[int, ...]], Array]] = {
+def _reduced(function: Callable[[Array, Any], Array]) -> Callable[[Any, Arrays, Any], Array]:
+    """A rule for a function over axes."""
+    return lambda params, values, _: function(values[0], params["axes"])
+
+
+_RULES: dict[str, Callable[[Any, Arrays, tuple[int, ...]], Array]] = {
     "max": _stretched(_larger),
     "min": _stretched(_smaller),
     "clamp": _stretched(lambda low, x, high: _smaller(_larger(low, x), high)),
     "select_n": _stretched(lambda which, a, b: jnp.where(which, b, a)),
-    "reduce_sum": lambda params, values, _: jnp.sum(values[0].array, params["axes"]),
-    "reduce_max": lambda params, values, _: _extremum(params, values, True),
-    "reduce_min": lambda params, values, _: _extremum(params, values, False),
-    "reduce_or": lambda params, values, _: (
-        jnp.max(values[0].array.astype(jnp.int32), params["axes"]) > 0
-    ),
-    "reduce_and": lambda params, values, _: (
-        jnp.min(values[0].array.astype(jnp.int32), params["axes"]) > 0
-    ),
+    "reduce_sum": _reduced(jnp.sum),
+    "reduce_max": _reduced(functools.partial(_extremum, jnp.max)),
+    "reduce_min": _reduced(functools.partial(_extremum, jnp.min)),
+    "reduce_or": _reduced(lambda x, axes: jnp.max(x.astype(jnp.int32), axes) > 0),
+    "reduce_and": _reduced(lambda x, axes: jnp.min(x.astype(jnp.int32), axes) > 0),
     "broadcast_in_dim": lambda params, values, shape: lax.broadcast_in_dim(
-        values[0].array,
-        shape,
-        (*params["broadcast_dimensions"], *((len(shape) - 1,) if values[0].wide else ())),
+        values[0], shape, (*params["broadcast_dimensions"], len(shape) - 1)
     ),
-    "reshape": lambda _, values, shape: values[0].array.reshape(shape),
-    "squeeze": lambda _, values, shape: values[0].array.reshape(shape),
-    "reshard": lambda _, values, shape: values[0].array,  # under a mesh
+    "reshape": lambda _, values, shape: values[0].reshape(shape),
+    "squeeze": lambda _, values, shape: values[0].reshape(shape),
+    "reshard": lambda _, values, shape: values[0],  # under a mesh
 }

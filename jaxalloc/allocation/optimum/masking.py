@@ -7,12 +7,15 @@ differentiate through them: `jnp.where(solved, loss, 0)` still multiplies NaN by
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jaxalloc.allocation.model.domain import PER_SERVER
 from jaxalloc.allocation.model.workload import Workload
-from jaxalloc.allocation.optimum.optimum import Status
+from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.numerics import cast
 
 
@@ -44,16 +47,13 @@ def mask_failed(workloads: Workload, status: Int[Array, "*B"]) -> Workload:
     (True, 0.0)
     """
     solved = jnp.asarray(status) == Status.CONVERGED
-    nothing, dtype = dict.fromkeys(vars(workloads), 0.0), workloads.dtype
+    nothing = dict.fromkeys(vars(workloads), 0.0)
     stand_in = nothing | {"mix": 1 / workloads.num_types, "decay": 1.0, "time_per_token": 1.0}
+
     # Selected, not multiplied: 0 times what a failed lane may hold is NaN.
-    return Workload(
-        **{
-            name: jnp.where(
-                solved if name in PER_SERVER else solved[..., None],
-                cast(leaf, dtype),
-                jnp.asarray(stand_in[name], dtype),
-            )
-            for name, leaf in vars(workloads).items()
-        }
-    )
+    def select(name: str, value: Any) -> jax.Array:
+        lanes = solved if name in PER_SERVER else solved[..., None]
+        value = cast(value, workloads.dtype)
+        return jnp.where(lanes, value, jnp.asarray(stand_in[name], value.dtype))
+
+    return Workload(**{name: select(name, value) for name, value in vars(workloads).items()})

@@ -10,64 +10,58 @@ equation is solved exactly, which converges more often (derived here).
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from jaxalloc.allocation.model.checks import one_workload
 from jaxalloc.allocation.model.mg1 import queue, service_time, variability
-from jaxalloc.allocation.model.objective import Point, distance, evaluate, own_imbalance
-from jaxalloc.allocation.model.workload import Flag, Scalar, Tokens, Workload, token_cost
-from jaxalloc.allocation.solvers.solver import check, move
+from jaxalloc.allocation.model.objective import (
+    Point,
+    distance,
+    evaluate,
+    own_imbalance,
+    shadow_price,
+)
+from jaxalloc.allocation.model.workload import Flag, Scalar, Tokens, Workload
+from jaxalloc.allocation.solvers.solver import Solver, State, move
 
 _KEPT_IDLE = 1e-6  # of the idle fraction d: the map is left alone wherever it stays stable
 _MAX_OWN_STEPS = 60
 
 
-class FixedPointState(NamedTuple):
-    """Where the iteration stands."""
-
-    point: Point
-    distance: Scalar
-    stalled: Flag
-
-
 @dataclasses.dataclass(frozen=True)
-class FixedPoint:
+class FixedPoint(Solver):
     """Projected fixed point: cheap steps, linear convergence, and only under light load.
 
     It converges for certain where `contraction_bound(workload) < 1`; elsewhere it may cycle, and
     then the status says MAX_STEPS. A step that would leave the stable set is shortened.
 
     Attributes:
-      max_steps: cap on the number of steps.
-      tolerance: the largest residual that counts as converged; None is 1e-8 in float64, 1e-5 in
-        float32.
+      max_steps, tolerance: as every `Solver` has them.
       damping: share of the way to the new tokens that a step goes, in (0, 1].
       exact_own_time: solve each type's own service time exactly; False is the plain map.
     """
 
     max_steps: int = 1000
-    tolerance: float | None = None
     damping: float = 1.0
     exact_own_time: bool = True
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if not 0 < self.damping <= 1:
             raise ValueError(f"damping = {self.damping} must be in (0, 1]")
 
-    def init(self, workload: Workload, start: Point) -> FixedPointState:
+    def init(self, workload: Workload, start: Point) -> State:
         """Begin at `start`, which is stable."""
-        return FixedPointState(start, distance(workload, start), jnp.array(False))
+        return State(start, distance(workload, start), jnp.array(False))
 
-    def step(self, workload: Workload, state: FixedPointState) -> FixedPointState:
+    def step(self, workload: Workload, state: State) -> State:
         """Apply the map once."""
         point = state.point
         if self.exact_own_time:
-            target = own_optimum(workload, point.load_price, point.base_price)
+            target = _own_optimum(workload, point.load_price, point.base_price)
         else:
             target = point.tokens + point.imbalance / workload.decay
         target = jnp.clip(target, workload.min_tokens, workload.max_tokens)
@@ -76,10 +70,10 @@ class FixedPoint:
         target = move(workload, point, target, kept_idle=_KEPT_IDLE)
         end = evaluate(workload, target, point.most_idle)
         stalled = jnp.all(end.tokens == point.tokens)
-        return FixedPointState(end, distance(workload, end), stalled)
+        return State(end, distance(workload, end), stalled)
 
 
-def own_optimum(workload: Workload, load_price: Scalar, base_price: Scalar) -> Tokens:
+def _own_optimum(workload: Workload, load_price: Scalar, base_price: Scalar) -> Tokens:
     """Every type's optimum at given g and G: the root of ln(α A b / (c (G + g κ t(l)))) = b l.
 
     The equation is convex and falling in l, so Newton from min_tokens rises monotonically to the
@@ -87,15 +81,12 @@ def own_optimum(workload: Workload, load_price: Scalar, base_price: Scalar) -> T
     """
     push = load_price * variability(workload) * workload.time_per_token
 
-    def unfinished(carry: tuple[Tokens, Flag, Int[Array, ""]]) -> Flag:
+    def unfinished(carry: tuple[Tokens, Flag, Array]) -> Flag:
         return carry[1] & (carry[2] < _MAX_OWN_STEPS)
 
-    def rise(
-        carry: tuple[Tokens, Flag, Int[Array, ""]],
-    ) -> tuple[Tokens, Flag, Int[Array, ""]]:
+    def rise(carry: tuple[Tokens, Flag, Array]) -> tuple[Tokens, Flag, Array]:
         tokens, _, count = carry
-        price = base_price + load_price * variability(workload) * service_time(workload, tokens)
-        price = price + token_cost(workload)
+        price = shadow_price(workload, tokens, load_price, base_price)
         step = own_imbalance(workload, tokens, price) / (workload.decay + push / price)
         risen = jnp.clip(tokens + jnp.maximum(step, 0), tokens, workload.max_tokens)
         return risen, jnp.any(risen > tokens), count + 1

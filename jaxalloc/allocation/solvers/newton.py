@@ -39,7 +39,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jaxalloc.allocation.model.elementary import sums
 from jaxalloc.allocation.model.mg1 import service_time, variability
 from jaxalloc.allocation.model.objective import (
     Point,
@@ -48,8 +47,9 @@ from jaxalloc.allocation.model.objective import (
     total_increase,
     violated,
 )
+from jaxalloc.allocation.model.sums import sums
 from jaxalloc.allocation.model.workload import Flag, Scalar, Tokens, Workload
-from jaxalloc.allocation.solvers.solver import check, move
+from jaxalloc.allocation.solvers.solver import Solver, State, move, solve_two
 
 Sides = Int[Array, "K"]  # -1 at the lower bound, 1 at the upper bound, 0 free
 
@@ -64,65 +64,53 @@ _PRICE_TOLERANCE = 0.1  # relative, of g′: what is left is corrected by the ne
 _MOST_PRICE_CHANGE = 5.0  # of g′ to g, as a step keeps a fifth of d
 
 
-class NewtonState(NamedTuple):
-    """Where the iteration stands."""
+class _Memory(NamedTuple):
+    """What decides on the next step."""
 
-    point: Point
-    distance: Scalar
-    stalled: Flag
     least: Scalar  # the smallest distance so far
     damping: Scalar  # μ
 
 
 @dataclasses.dataclass(frozen=True)
-class Newton:
-    """Damped proximal Newton with secant curvatures: O(K) a step, convergent from anywhere.
-
-    Attributes:
-      max_steps: cap on the number of steps.
-      tolerance: the largest residual that counts as converged; None is 1e-8 in float64, 1e-5 in
-        float32.
-    """
+class Newton(Solver):
+    """Damped proximal Newton with secant curvatures: O(K) a step, convergent from anywhere."""
 
     max_steps: int = 100
-    tolerance: float | None = None
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def init(self, workload: Workload, start: Point) -> NewtonState:
+    def init(self, workload: Workload, start: Point) -> State:
         """Begin at `start`, which is stable."""
         away = distance(workload, start)
-        return NewtonState(start, away, jnp.array(False), away, jnp.zeros_like(away))
+        return State(start, away, jnp.array(False), _Memory(away, jnp.zeros_like(away)))
 
-    def step(self, workload: Workload, state: NewtonState) -> NewtonState:
+    def step(self, workload: Workload, state: State) -> State:
         """One trial step, taken if it is good enough; else the damping grows."""
-        start = state.point
-        model = build_model(workload, start, state.damping)
-        target = solve_model(workload, start, model)
+        start, (least, damping) = state.point, state.memory
+        target = _model_optimum(workload, start, damping)
         end = evaluate(workload, move(workload, start, target), start.most_idle)
         away = distance(workload, end)
         enough = jax.lax.cond(
-            away <= state.least / 2,
+            away <= least / 2,
             lambda: jnp.array(True),
-            lambda: is_increase(workload, start, end),
+            lambda: _is_increase(workload, start, end),
         )
         accepted = (end.idle > 0) & enough
         damping = jnp.where(
             accepted,
-            state.damping * _DAMPING_DECAY,
-            jnp.maximum(state.damping * _DAMPING_GROWTH, _FIRST_DAMPING),
+            damping * _DAMPING_DECAY,
+            jnp.maximum(damping * _DAMPING_GROWTH, _FIRST_DAMPING),
         )
-        return NewtonState(
+        return State(
             point=jax.lax.cond(accepted, lambda: end, lambda: start),
             distance=jnp.where(accepted, away, state.distance),
             stalled=damping > _MOST_DAMPING,
-            least=jnp.where(accepted, jnp.minimum(away, state.least), state.least),
-            damping=jnp.where(damping < _LEAST_DAMPING, 0, damping),
+            memory=_Memory(
+                least=jnp.where(accepted, jnp.minimum(away, least), least),
+                damping=jnp.where(damping < _LEAST_DAMPING, 0, damping),
+            ),
         )
 
 
-def is_increase(workload: Workload, start: Point, end: Point) -> Flag:
+def _is_increase(workload: Workload, start: Point, end: Point) -> Flag:
     """Whether J rises enough from `start` to `end`, point (3) of the argument above."""
     # A type of zero mix weighs nothing in J; the least weight lets its own balance be judged too.
     weight = jnp.maximum(workload.mix, jnp.finfo(workload.dtype).tiny ** 0.5)
@@ -136,29 +124,8 @@ def is_increase(workload: Workload, start: Point, end: Point) -> Flag:
     return (slope > 0) & rises
 
 
-def start_sides(workload: Workload, point: Point) -> Sides:
-    """The first guess of the bound types: those that push against the bound they sit at."""
-    at = jnp.where(point.tokens <= workload.min_tokens, -1, 1)
-    return jnp.where(violated(workload, point), 0, at).astype(jnp.int32)
-
-
-class Model(NamedTuple):
-    """The linear model at a point."""
-
-    slope: Tokens  # m (e^r - 1): ∇J over π c
-    own: Tokens  # b m φ
-    push: Tokens  # κ c, which g′ multiplies
-    time: Tokens  # κ t, so that v = u κ t
-    weight: Tokens  # u = π c
-    load_price: Scalar  # g
-    second_moment: Scalar  # V
-    damping: Scalar  # 1 + μ
-    lower: Tokens  # of δ
-    upper: Tokens
-
-
-class Response(NamedTuple):
-    """What a model answers to a guess of its bound types and of g′."""
+class _Answer(NamedTuple):
+    """What the model answers to a guess of its bound types and of g′."""
 
     step: Tokens  # δ, not clipped
     side: Sides
@@ -166,66 +133,51 @@ class Response(NamedTuple):
     changed: Flag  # whether the guess must be corrected
 
 
-def secant(point: Point) -> Tokens:
+def _model_optimum(workload: Workload, point: Point, damping: Scalar) -> Tokens:
+    """The tokens that solve the model within the box; types at a bound are there exactly."""
+    g, kappa = point.load_price, variability(workload)
+    slope = point.price * point.excess  # ∇J over π c
+    own = workload.decay * point.price * _secant(point)
+    push, time = kappa * workload.time_per_token, kappa * service_time(workload, point.tokens)
+    seconds = workload.mix * workload.time_per_token
+    lower, upper = workload.min_tokens - point.tokens, workload.max_tokens - point.tokens
+
+    def answer_to(side: Sides, end_price: Scalar) -> _Answer:
+        gain = 1 / ((own + end_price * push) * (1 + damping))
+        load = time + (g + end_price) / 2 * point.second_moment
+        free = side == 0
+        weight = jnp.where(free, seconds * gain, 0)
+        held = jnp.where(free, 0, seconds * jnp.where(side < 0, lower, upper))
+        fixed = weight * slope + held
+        terms = (fixed, time * fixed, weight * load, weight, weight * time * load, weight * time)
+        b1, b2, s1, s2, s3, s4 = sums(*terms)
+        cross_x, cross_y = g * end_price, jnp.square(end_price)
+        x, y = solve_two(1 + cross_x * s1, cross_y * s2, cross_x * s3, 1 + cross_y * s4, b1, b2)
+        step = (slope - cross_x * x * load - cross_y * y) * gain
+        new_side = (step >= upper).astype(jnp.int32) - (step <= lower).astype(jnp.int32)
+        kept = jnp.clip(1 - g * x, 1 / _MOST_PRICE_CHANGE, _MOST_PRICE_CHANGE)  # d′/d
+        new_price = g / kept
+        changed = jnp.any(new_side != side)
+        changed |= jnp.abs(new_price - end_price) > _PRICE_TOLERANCE * end_price
+        return _Answer(step, new_side, new_price, changed)
+
+    def unfinished(carry: tuple[_Answer, Array]) -> Flag:
+        return carry[0].changed & (carry[1] < _MAX_ROUNDS)
+
+    def correct(carry: tuple[_Answer, Array]) -> tuple[_Answer, Array]:
+        return answer_to(carry[0].side, carry[0].load_price), carry[1] + 1
+
+    # The first guess of the bound types: those that push against the bound they sit at.
+    at = jnp.where(point.tokens <= workload.min_tokens, -1, 1)
+    first = jnp.where(violated(workload, point), 0, at).astype(jnp.int32)
+    carry = answer_to(first, g), jnp.int32(1)
+    answer, _ = jax.lax.while_loop(unfinished, correct, carry)
+    target = jnp.where(answer.side < 0, workload.min_tokens, point.tokens + answer.step)
+    return jnp.where(answer.side > 0, workload.max_tokens, target)
+
+
+def _secant(point: Point) -> Tokens:
     """φ(r) = (e^r - 1)/r, the logarithmic mean of up and down over down."""
     r = point.imbalance
     near = jnp.abs(r) < 1e-4  # there 1 + r/2 + r²/6 is exact to rounding
     return jnp.where(near, 1 + r / 2 + r * r / 6, point.excess / jnp.where(near, 1, r))
-
-
-def build_model(workload: Workload, point: Point, damping: Scalar) -> Model:
-    """The model that a step from `point` solves."""
-    kappa = variability(workload)
-    return Model(
-        slope=point.price * point.excess,
-        own=workload.decay * point.price * secant(point),
-        push=kappa * workload.time_per_token,
-        time=kappa * service_time(workload, point.tokens),
-        weight=workload.mix * workload.time_per_token,
-        load_price=point.load_price,
-        second_moment=point.second_moment,
-        damping=1 + damping,
-        lower=workload.min_tokens - point.tokens,
-        upper=workload.max_tokens - point.tokens,
-    )
-
-
-def respond(model: Model, side: Sides, end_price: Scalar) -> Response:
-    """Solve the model with types of side -1 and 1 at their bounds and the given g′."""
-    g = model.load_price
-    gain = 1 / ((model.own + end_price * model.push) * model.damping)
-    load = model.time + (g + end_price) / 2 * model.second_moment
-    free = side == 0
-    weight = jnp.where(free, model.weight * gain, 0)
-    bound = jnp.where(side < 0, model.lower, model.upper)
-    fixed = weight * model.slope + jnp.where(free, 0, model.weight * bound)
-    terms = (fixed, model.time * fixed, weight * load, weight)
-    b1, b2, s1, s2, s3, s4 = sums(*terms, weight * model.time * load, weight * model.time)
-    cross_x, cross_y = g * end_price, jnp.square(end_price)
-    a11, a12 = 1 + cross_x * s1, cross_y * s2
-    a21, a22 = cross_x * s3, 1 + cross_y * s4
-    determinant = a11 * a22 - a12 * a21
-    x, y = (b1 * a22 - a12 * b2) / determinant, (a11 * b2 - a21 * b1) / determinant
-    step = (model.slope - cross_x * x * load - cross_y * y) * gain
-    next_side = (step >= model.upper).astype(jnp.int32) - (step <= model.lower).astype(jnp.int32)
-    kept = jnp.clip(1 - g * x, 1 / _MOST_PRICE_CHANGE, _MOST_PRICE_CHANGE)  # d′/d
-    next_price = g / kept
-    changed = jnp.any(next_side != side)
-    changed |= jnp.abs(next_price - end_price) > _PRICE_TOLERANCE * end_price
-    return Response(step, next_side, next_price, changed)
-
-
-def solve_model(workload: Workload, point: Point, model: Model) -> Tokens:
-    """The tokens that solve the model within the box; types at a bound are there exactly."""
-
-    def unfinished(carry: tuple[Response, Array]) -> Flag:
-        return carry[0].changed & (carry[1] < _MAX_ROUNDS)
-
-    def correct(carry: tuple[Response, Array]) -> tuple[Response, Array]:
-        guess, count = carry
-        return respond(model, guess.side, guess.load_price), count + 1
-
-    first = respond(model, start_sides(workload, point), point.load_price)
-    answer, _ = jax.lax.while_loop(unfinished, correct, (first, jnp.int32(1)))
-    target = jnp.where(answer.side < 0, workload.min_tokens, point.tokens + answer.step)
-    return jnp.where(answer.side > 0, workload.max_tokens, target)

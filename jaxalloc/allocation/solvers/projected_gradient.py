@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxalloc.allocation.model.checks import one_workload
 from jaxalloc.allocation.model.mg1 import queue, service_moments, service_time, variability
@@ -19,7 +18,7 @@ from jaxalloc.allocation.model.objective import (
     total_increase,
 )
 from jaxalloc.allocation.model.workload import Flag, Scalar, Tokens, Workload
-from jaxalloc.allocation.solvers.solver import check
+from jaxalloc.allocation.solvers.solver import Solver, State
 
 _SUFFICIENT_INCREASE = 1e-4
 _LEAST_STEP = 1e-12
@@ -27,18 +26,15 @@ _MOST_STEP = 1e6
 _BISECTIONS = 100
 
 
-class ProjectedGradientState(NamedTuple):
-    """Where the iteration stands."""
+class _Memory(NamedTuple):
+    """What the next step needs."""
 
-    point: Point
-    distance: Scalar
-    stalled: Flag
     step: Scalar  # length, in the metric's unit
     least_idle: Scalar  # the stable set is {d >= least_idle}
 
 
 @dataclasses.dataclass(frozen=True)
-class ProjectedGradient:
+class ProjectedGradient(Solver):
     """Projected gradient ascent on J.
 
     The backtracking variant (the default) steps in the metric of the Hessian's diagonal,
@@ -51,20 +47,14 @@ class ProjectedGradient:
     where it did not get there.
 
     Attributes:
-      max_steps: cap on the number of steps.
-      tolerance: the largest residual that counts as converged; None is 1e-8 in float64, 1e-5 in
-        float32.
+      max_steps, tolerance: as every `Solver` has them.
       certified: take the certified constant step.
     """
 
     max_steps: int = 2000
-    tolerance: float | None = None
     certified: bool = False
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def init(self, workload: Workload, start: Point) -> ProjectedGradientState:
+    def init(self, workload: Workload, start: Point) -> State:
         """Begin at `start`, which is stable."""
         least_idle = stable_margin(workload, start.most_idle)
         if self.certified:
@@ -74,41 +64,43 @@ class ProjectedGradient:
         else:
             step = jnp.ones_like(start.idle)
         away = distance(workload, start)
-        return ProjectedGradientState(start, away, jnp.array(False), step, least_idle)
+        return State(start, away, jnp.array(False), _Memory(step, least_idle))
 
-    def step(self, workload: Workload, state: ProjectedGradientState) -> ProjectedGradientState:
+    def step(self, workload: Workload, state: State) -> State:
         """One step, or one trial of the backtracking."""
-        return self._certified(workload, state) if self.certified else _try(workload, state)
-
-    def _certified(
-        self, workload: Workload, state: ProjectedGradientState
-    ) -> ProjectedGradientState:
-        point = state.point
-        slope = workload.mix * workload.time_per_token * point.price * point.excess
-        target = point.tokens + state.step * slope
-        target = project(workload, target, state.least_idle, point.most_idle)
-        end = evaluate(workload, target, point.most_idle)
-        stalled = jnp.all(target == point.tokens)
-        return state._replace(point=end, distance=distance(workload, end), stalled=stalled)
+        return (_certified if self.certified else _try)(workload, state)
 
 
-def _try(workload: Workload, state: ProjectedGradientState) -> ProjectedGradientState:
+def _certified(workload: Workload, state: State) -> State:
+    """A step of constant length, projected on the box within the stable set."""
+    point, (length, least_idle) = state.point, state.memory
+    slope = workload.mix * workload.time_per_token * point.price * point.excess
+    target = point.tokens + length * slope
+    end = evaluate(
+        workload, project(workload, target, least_idle, point.most_idle), point.most_idle
+    )
+    stalled = jnp.all(end.tokens == point.tokens)
+    return state._replace(point=end, distance=distance(workload, end), stalled=stalled)
+
+
+def _try(workload: Workload, state: State) -> State:
     """A trial step in the metric of the Hessian's diagonal."""
-    start = state.point
+    start, (length, least_idle) = state.point, state.memory
     own = workload.decay * start.price * (1 + start.excess)
     own = own + start.load_price * variability(workload) * workload.time_per_token
-    target = start.tokens + state.step * start.price * start.excess / own
-    target = optax.projections.projection_box(target, workload.min_tokens, workload.max_tokens)
+    target = start.tokens + length * start.price * start.excess / own
+    target = jnp.clip(target, workload.min_tokens, workload.max_tokens)
     end = evaluate(workload, target, start.most_idle)
     reach = workload.mix * workload.time_per_token * (target - start.tokens)
     slope = jnp.sum(reach * start.price * start.excess)
     gained = total_increase(workload, start, target)
     accepted = (end.idle > 0) & (gained >= _SUFFICIENT_INCREASE * slope)
-    return state._replace(
+    length = jnp.where(accepted, jnp.minimum(2 * length, _MOST_STEP), length / 2)
+    return State(
         point=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), end, start),
         distance=jnp.where(accepted, distance(workload, end), state.distance),
-        stalled=~accepted & (state.step < _LEAST_STEP),
-        step=jnp.where(accepted, jnp.minimum(2 * state.step, _MOST_STEP), state.step / 2),
+        stalled=~accepted & (2 * length < _LEAST_STEP),
+        memory=_Memory(length, least_idle),
     )
 
 
@@ -172,9 +164,7 @@ def project(
         most_idle = queue(workload, workload.min_tokens).idle
 
     def shifted(nu: Scalar) -> Tokens:
-        return optax.projections.projection_box(
-            tokens - nu * load, workload.min_tokens, workload.max_tokens
-        )
+        return jnp.clip(tokens - nu * load, workload.min_tokens, workload.max_tokens)
 
     def is_light(nu: Scalar) -> Flag:
         extra = jnp.sum(load * (shifted(nu) - workload.min_tokens))

@@ -1,8 +1,10 @@
-"""What a solver is: hyper-parameters, a state and one pure step; and the step rules they share."""
+"""What a solver is: hyper-parameters and one pure step over a state; and what the steps share."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import abc
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,49 +15,43 @@ from jaxalloc.allocation.model.workload import Flag, Scalar, Tokens, Workload
 _KEPT_IDLE = 0.2  # share of the idle fraction d that one step leaves
 
 
-class State(Protocol):
-    """What a solver carries from step to step; a pytree."""
+class State(NamedTuple):
+    """What a solver carries from step to step."""
 
-    @property
-    def point(self) -> Point:
-        """Where it stands; always stable."""
-
-    @property
-    def distance(self) -> Scalar:
-        """`objective.distance` of the point."""
-
-    @property
-    def stalled(self) -> Flag:
-        """Whether no further step can help."""
+    point: Point  # where it stands; always stable
+    distance: Scalar  # `objective.distance` of the point
+    stalled: Flag  # whether no further step can help
+    memory: Any = ()  # of the solver's own
 
 
-class Solver(Protocol):
+@dataclasses.dataclass(frozen=True)
+class Solver(abc.ABC):
     """Hyper-parameters and one pure step; frozen and hashable, static under `jax.jit`.
 
     A step may hold no callback: on a CPU it is compiled into a native function of its own.
+
+    Attributes:
+      max_steps: cap on the number of steps.
+      tolerance: the largest residual that counts as converged; None is 1e-8 in float64, 1e-5 in
+        float32.
     """
 
-    @property
-    def max_steps(self) -> int:
-        """Cap on the number of steps."""
+    max_steps: int
+    tolerance: float | None = None
 
-    @property
-    def tolerance(self) -> float | None:
-        """Largest residual that counts as converged; None: what the dtype can reach."""
+    def __post_init__(self) -> None:
+        if self.max_steps < 0:
+            raise ValueError(f"max_steps = {self.max_steps} must not be negative")
+        if self.tolerance is not None and not self.tolerance >= 0:
+            raise ValueError(f"tolerance = {self.tolerance} must not be negative, or None")
 
-    def init(self, workload: Workload, start: Point) -> Any:
-        """The `State` at a stable point."""
+    @abc.abstractmethod
+    def init(self, workload: Workload, start: Point) -> State:
+        """The state at a stable point."""
 
-    def step(self, workload: Workload, state: Any) -> Any:
-        """The next `State`."""
-
-
-def check(solver: Solver) -> None:
-    """Raise ValueError for hyper-parameters that no solver can use."""
-    if solver.max_steps < 0:
-        raise ValueError(f"max_steps = {solver.max_steps} must not be negative")
-    if solver.tolerance is not None and not solver.tolerance >= 0:
-        raise ValueError(f"tolerance = {solver.tolerance} must not be negative, or None")
+    @abc.abstractmethod
+    def step(self, workload: Workload, state: State) -> State:
+        """The next state."""
 
 
 def move(
@@ -71,3 +67,9 @@ def move(
         return jnp.clip(short, workload.min_tokens, workload.max_tokens)
 
     return jax.lax.cond(used > limit, shorten, lambda: target)
+
+
+def solve_two(a11: Any, a12: Any, a21: Any, a22: Any, b1: Any, b2: Any) -> tuple[Any, Any]:
+    """x and y of a11 x + a12 y = b1, a21 x + a22 y = b2."""
+    determinant = a11 * a22 - a12 * a21
+    return (b1 * a22 - a12 * b2) / determinant, (a11 * b2 - a21 * b1) / determinant

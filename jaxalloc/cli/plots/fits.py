@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxalloc.calibration.status import USABLE, FitStatus
+from jaxalloc.calibration.status import FitStatus
 from jaxalloc.cli.plots.style import canvas, look
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _draw(axes: Axes, task: TaskFit, style: dict[str, Any]) -> None:
     axes.errorbar(bins.tokens, bins.observed, spread, capsize=2, **dots)
     tokens = np.linspace(0, np.sqrt(longest), _CURVE_POINTS) ** 2
     accuracy, error = _curve(task, tokens)
-    usable = status in USABLE
+    usable = status.usable
     axes.plot(tokens, accuracy, color=style["color"], lw=1.6, ls="-" if usable else ":")
     if usable:
         low, high = (np.clip(accuracy + side * _NORMAL * error, 0, 1) for side in (-1, 1))

@@ -8,21 +8,12 @@ import numpy as np
 from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
 from jaxalloc.cli.plots.style import canvas, look
+from jaxalloc.scheduling.policies import by_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMES = {
-    "a_min": "A_min",
-    "a_max": "A_max",
-    "h_sf": "H-SF (hindsight)",
-    "mc_sf": "MC-SF",
-    "mc_benchmark": "MC-Benchmark",
-    "vllm": "vLLM, first come",
-    "alpha": "α-protection",
-    "alpha_beta": "α-protection, β-clearing",
-}
 _POINTS = 60
 
 
@@ -67,7 +58,7 @@ def schedule_figure(
 def _draw_curve(axes: Axes, curve: list[tuple[float, float]], k: int, name: str) -> None:
     width, latency = np.array(curve).T
     known = np.isfinite(latency)
-    label = NAMES[name] if known.any() else f"{NAMES[name]} (unfinished)"
+    label = by_name[name].label + " (unfinished)" * (not known.any())
     # An empty line that is not clipped would take room at the corner of the picture.
     style = look(k) | {"label": label, "ls": _dashes(k), "clip_on": not known.any()}
     axes.plot(width[known], latency[known], lw=1.4, ms=5, **style)

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxalloc.cli.plots.schedule import NAMES
 from jaxalloc.cli.plots.style import NO_ANSWER, canvas, look, title_of, wrapped
+from jaxalloc.scheduling.policies import by_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from jaxalloc.sweep.stored import Stored
 
 Array = np.ndarray[Any, Any]
 
@@ -26,6 +28,13 @@ class Along(NamedTuple):
     name: str
     values: Array
     log: bool = False
+
+
+def along(stored: Stored, axis: str, values: Array) -> Along:
+    """An axis of a sweep with these values, spaced as its plan says."""
+    described = stored.plan.get("axes", {})
+    log = isinstance(described, dict) and described.get(axis, {}).get("spacing") == "log"
+    return Along(axis, values, log)
 
 
 def maps_figure(panels: Mapping[str, Array], across: Along, up: Along, title: str) -> Figure:
@@ -107,7 +116,7 @@ def policies_figure(
         for axes, (at, lines) in zip(grid.flat, curves.items(), strict=True):
             for k, (policy, (mean, error)) in enumerate(lines.items()):
                 known = np.isfinite(mean)
-                name = NAMES.get(policy, policy) + " (unfinished)" * (not known.any())
+                name = by_name[policy].label + " (unfinished)" * (not known.any())
                 bars = error[known] if np.any(error[known] > 0) else None
                 style: Any = look(k) | {"lw": 1.4, "ms": 5, "capsize": 2, "label": name}
                 axes.errorbar(across[known], mean[known], bars, **style)

@@ -1,0 +1,1 @@
+"""The rules of one round: arrivals, overflow, admission, one token each, completions."""
