@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import oracles
 import problems
-import rivals
 
 import jaxalloc
 from jaxalloc import FixedPoint, ProjectedGradient
@@ -71,24 +70,6 @@ def uncapped(lanes):
     return row | {"residual_of_the_rounded_optimum_of_the_others": rounded}
 
 
-def against_rivals(fields):
-    """How much more than Newton's any rival's objective is, relative to the sum of its terms."""
-    newton = np.asarray(jaxalloc.solve_batch(common.workloads(fields)).tokens)
-    value = oracles.objective(fields, newton)
-    scale = np.abs(value) + fields["accuracy_weight"]
-    found = {
-        "Clarabel": rivals.solve_clarabel,
-        "SciPy L-BFGS-B": rivals.solve_lbfgsb,
-        "SciPy SLSQP": rivals.solve_slsqp,
-        "nested bisection, 80 bits": oracles.solve_nested,
-    }
-    ahead = {n: (oracles.objective(fields, s(fields)) - value) / scale for n, s in found.items()}
-    return {
-        name: {"lanes": len(x), "largest_lead_over_newton": x.max(), "largest_lag": -x.min()}
-        for name, x in ahead.items()
-    }
-
-
 def measure(quick):
     few = 20 if quick else 1
     sets = {
@@ -105,12 +86,7 @@ def measure(quick):
                 rows.append(row | judge(chosen, solver, dtype))
                 common.show(rows[-1])
                 jax.clear_caches()
-    first = problems.lanes(sets["random"][0], slice(0, 50 if quick else 200))
-    return {
-        "rows": rows,
-        "uncapped": uncapped(30_000 // few),
-        "against_rivals": against_rivals(first),
-    }
+    return {"rows": rows, "uncapped": uncapped(30_000 // few)}
 
 
 if __name__ == "__main__":

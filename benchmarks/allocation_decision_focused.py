@@ -14,7 +14,6 @@ knowing the curves, in seconds.
 
 import dataclasses
 import functools
-import time
 
 import common
 import jax
@@ -104,7 +103,7 @@ def regret(network, features, workloads, best):
 
 
 def train(loss, network, steps, judge):
-    """The judge's verdict along the way, and seconds per step."""
+    """The judge's verdict along the way."""
     schedule = optax.cosine_decay_schedule(LEARNING_RATE, steps)
     optimizer = optax.adam(schedule)
 
@@ -115,15 +114,12 @@ def train(loss, network, steps, judge):
         return optax.apply_updates(network, changes), state
 
     state = optimizer.init(network)
-    jax.block_until_ready(update(network, state))
-    verdicts, seconds = [float(judge(network))], []
+    verdicts = [float(judge(network))]
     for step in range(1, steps + 1):
-        start = time.perf_counter()
-        network, state = jax.block_until_ready(update(network, state))
-        seconds.append(time.perf_counter() - start)
+        network, state = update(network, state)
         if step % max(1, steps // 20) == 0:
             verdicts.append(float(judge(network)))
-    return verdicts, float(np.median(seconds))
+    return verdicts
 
 
 def run_seed(seed, steps):
@@ -142,8 +138,7 @@ def run_seed(seed, steps):
     }
     rows = {}
     for name, loss in losses.items():
-        verdicts, seconds = train(loss, start_network(seed), steps, judge)
-        rows[name] = {"held_out_regret": verdicts, "seconds_per_step": seconds}
+        rows[name] = {"held_out_regret": train(loss, start_network(seed), steps, judge)}
     return rows
 
 
@@ -152,13 +147,11 @@ def measure(quick):
     rows = [run_seed(seed, steps) for seed in range(seeds)]
     ends = {name: [row[name]["held_out_regret"][-1] for row in rows] for name in rows[0]}
     ratio = np.divide(ends["regret"], ends["parameter error"])
-    cost = {n: np.median([row[n]["seconds_per_step"] for row in rows]) for n in ends}
     return {
         "steps": steps,
         "train": TRAIN,
         "test": TEST,
         "num_types": NUM_TYPES,
-        "seconds_per_step": cost,
         "regret": {name: np.mean(values) for name, values in ends.items()},
         "ratio": {"least": ratio.min(), "most": ratio.max(), "better in": np.sum(ratio < 1)},
         "seeds": rows,

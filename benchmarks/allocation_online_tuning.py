@@ -14,7 +14,6 @@ finds the weight that meets the promise exactly.
 
 import dataclasses
 import functools
-import time
 from typing import Any, NamedTuple
 
 import common
@@ -57,7 +56,7 @@ def at(workload, rate, weight):
     return dataclasses.replace(workload, arrival_rate=rate, accuracy_weight=weight)
 
 
-def follow(operator, count, workload, layer=True):
+def follow(operator, count, workload):
     """One interval: look, take one gradient step, solve from the tokens at hand."""
     rate = (1 - MEMORY) * operator.rate + MEMORY * count / INTERVAL
 
@@ -66,16 +65,13 @@ def follow(operator, count, workload, layer=True):
         best = jaxalloc.solve(now, initial=operator.tokens)
         return jnp.square(jnp.log(jaxalloc.mean_system_time(now, best.tokens) / PROMISE))
 
-    log_weight, adam = operator.log_weight, operator.adam
-    if layer:
-        slope = jax.grad(error)(log_weight)
-        change, adam = OPTIMIZER.update(slope, adam)
-        log_weight = optax.apply_updates(log_weight, change)
+    change, adam = OPTIMIZER.update(jax.grad(error)(operator.log_weight), operator.adam)
+    log_weight = optax.apply_updates(operator.log_weight, change)
     now = at(workload, rate, jnp.exp(log_weight))
     warm = jaxalloc.solve(now, initial=operator.tokens)
     cold = jaxalloc.solve(now)
-    next_operator = Operator(rate, log_weight, warm.tokens, adam)
-    return next_operator, {"tokens": warm.tokens, "warm": warm.steps, "cold": cold.steps}
+    steps = {"warm": warm.steps, "cold": cold.steps}
+    return Operator(rate, log_weight, warm.tokens, adam), {"tokens": warm.tokens, **steps}
 
 
 def judge(lanes, tokens):
@@ -110,38 +106,24 @@ def run_day(seed, intervals):
         "rates": rates,
         "sides": {name: judge(day, budgets) for name, budgets in tokens.items()},
         "steps": {name: np.mean(followed[name]) for name in ("warm", "cold")},
-        "start": (start, counts, workload),
     }
-
-
-def step_cost(start, counts, workload):
-    """Median seconds of one compiled interval, with the gradient step and without."""
-    costs = {}
-    for name, layer in (("with the layer", True), ("without", False)):
-        step = jax.jit(functools.partial(follow, layer=layer))
-        operator, _ = jax.block_until_ready(step(start, counts[0], workload))
-        seconds = []
-        for count in counts[:100]:
-            begin = time.perf_counter()
-            operator, _ = jax.block_until_ready(step(operator, count, workload))
-            seconds.append(time.perf_counter() - begin)
-        costs[name] = np.median(seconds)
-    return costs
 
 
 def summary(day):
     """Traffic-weighted means: of system time, of accuracy, and of the miss of the promise."""
-    weight = day["rates"] / np.sum(day["rates"])
-    rows = {}
-    for name, side in day["sides"].items():
-        time_, accuracy = side["mean_system_time"], side["mean_accuracy"]
-        rows[name] = {
-            "mean_system_time": np.sum(weight * time_),
-            "worst_system_time": np.max(time_),
-            "miss": np.sum(weight * np.abs(time_ - PROMISE)),
-            "mean_accuracy": np.sum(weight * accuracy),
+
+    def mean(values):
+        return np.average(values, weights=day["rates"])
+
+    return {
+        name: {
+            "mean_system_time": mean(side["mean_system_time"]),
+            "worst_system_time": np.max(side["mean_system_time"]),
+            "miss": mean(np.abs(side["mean_system_time"] - PROMISE)),
+            "mean_accuracy": mean(side["mean_accuracy"]),
         }
-    return rows
+        for name, side in day["sides"].items()
+    }
 
 
 def measure(quick):
@@ -150,7 +132,6 @@ def measure(quick):
         "promise": PROMISE,
         "sides": summary(day),
         "solver_steps": day["steps"],
-        "seconds_per_step": step_cost(*day["start"]),
         "day": {"rates": np.round(day["rates"], 5), "sides": day["sides"]},
     }
 

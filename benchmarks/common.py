@@ -27,6 +27,7 @@ DATA = Path(os.environ.get("JAXALLOC_DATA", ROOT.parent / "shared" / "data"))
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "pyarrow", "numba", "cvxpy", "clarabel", "moreau")
 PACKAGES += ("cvxpylayers", "jaxopt", "simpy", "ciw", "jax-cuda12-plugin", "jax-cuda13-plugin")
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the zoo, the oracles and the rivals
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 
 # ------------------------------------------------------------------------------- the command
 

@@ -6,8 +6,8 @@
   requests, from and to device memory: a first call that compiles, medians of the others, the peak
   of the device memory.
 - Answers beside the extended-precision oracle and the CPU's; schedules beside the CPU's, exactly.
-- The floor: the bytes that must move at the speed at which this device copies, and the operations
-  that must be done at the speed at which it multiplies and adds; and the share of it reached.
+- The floor: the bytes that must move at the speed at which this device copies, and the share of it
+  reached.
 - The plain form on the same GPU, and the numba loops on all cores of the same machine.
 
 Every part is a process of its own (`gpu_parts.py`) with a share of the time; one that fails or runs
@@ -34,8 +34,6 @@ PARTS = {
     "allocation float64 6": 90,
     "allocation float32 64": 60,
     "allocation float64 64": 60,
-    "blocks float32": 30,
-    "blocks float64": 30,
     "scheduling MCSF": 40,
     "scheduling VLLMFirstCome": 40,
     "allocation float32 6 plain": 40,
@@ -67,18 +65,11 @@ def run_part(part, seconds, mode):
 
 
 def add_floors(rows, device):
-    """To every row the seconds that bytes and operations take at the least, and the share."""
-    rates = {}
-    for row in device[1:]:
-        rates.setdefault(row["dtype"], {}).update(row)
-    for row in rows:
-        rate = rates.get(row.get("dtype", "float32"), {})
-        if "least_bytes" not in row or len(rate) < 3:
-            continue
-        moving = row["least_bytes"] / rate["bytes_per_second"]
-        doing = row.get("least_operations", 0) / rate["multiply_adds_per_second"]
-        row["floor_bytes_seconds"], row["floor_operations_seconds"] = moving, doing
-        row["share_of_floor"] = max(moving, doing) / row["seconds"]
+    """To every row the seconds that its bytes take at the least, and the share of the time."""
+    for row in rows if len(device) == 2 else ():
+        if "least_bytes" in row:
+            row["floor_seconds"] = row["least_bytes"] / device[1]["bytes_per_second"]
+            row["share_of_floor"] = row["floor_seconds"] / row["seconds"]
 
 
 def main():

@@ -9,7 +9,7 @@ import itertools
 import sys
 
 import allocation_numba
-import common  # noqa: F401, for where it finds the zoo
+import common
 import jax
 import jax.numpy as jnp
 import numba
@@ -18,15 +18,45 @@ import oracles
 import problems
 import scheduling_numba
 import scheduling_speed
-from gpu_rates import SMOKE, device, emit, memory, operations, timed
 
 from jaxalloc import Newton, Requests, Workload, policies, simulate_batch, solve_batch
-from jaxalloc.allocation.optimum import gpu_kernel, loop
 from jaxalloc.backend import dispatch as backend
 
+SMOKE = "--smoke" in sys.argv
 SEEDS = itertools.count(100)  # caps on steps that nothing was traced for
 JUDGED = 2_000  # lanes beside the oracle and the CPU
 TOLERANCE = {"float64": 1e-8, "float32": 1e-5}
+
+
+def emit(**row):
+    """One row of the report."""
+    common.show(row)
+
+
+def timed(run, repeats):
+    """Seconds of a first call, which compiles, and of the others."""
+    times = common.interleave({"": run}, repeats)[""]
+    wall = times["wall"]
+    return {
+        "first_call_seconds": times["first_call_seconds"],
+        "seconds": wall["median"],
+        "seconds_quartiles": [wall["q1"], wall["q3"]],
+        "repeats": repeats,
+    }
+
+
+def memory(name):
+    """What this device says of its memory, in bytes."""
+    return (jax.devices()[0].memory_stats() or {}).get(name, 0)
+
+
+def device():
+    """What bounds any kernel here: how fast bytes move."""
+    found = jax.devices()[0]
+    emit(device=found.device_kind, platform=found.platform, jax=jax.__version__)
+    x = jnp.ones(1 << (16 if SMOKE else 28), "float32")
+    copy = jax.jit(lambda x: x + 1)
+    emit(bytes_per_second=2 * x.nbytes / timed(lambda: copy(x), 5)["seconds"])
 
 
 def draw(lanes, num_types, dtype):
@@ -70,7 +100,6 @@ def allocation(dtype, num_types, plain):
             steps_mean=steps,
             steps_most=jnp.max(answer.steps),
             least_bytes=lanes * bytes_a_lane,
-            least_operations=lanes * operations(num_types, dtype, steps),
             peak_bytes=memory("peak_bytes_in_use"),
             converged=jnp.mean(answer.status == 0),
             **judge(batch, answer, num_types, dtype),
@@ -95,33 +124,6 @@ def judge(batch, answer, num_types, dtype):
         "other_status_than_cpu": np.sum(status != np.asarray(cpu.status)),
         "worst_distance_from_cpu": np.max(np.abs(tokens - np.asarray(cpu.tokens)) / scale),
     }
-
-
-def blocks(dtype):
-    """The kernel alone, with more and with fewer lanes a program: how the block was chosen."""
-    lanes = 300 if SMOKE else 2_000_000
-    batch, _ = draw(lanes, 6, dtype)
-    # As if the server were idle at min_tokens: of the lanes' time that changes nothing.
-    most_idle = jnp.ones(lanes, dtype)
-    for numbers in (2, 4, 8):
-        gpu_kernel._NUMBERS_A_THREAD = numbers
-
-        def run(workload, most_idle):
-            def one(workload, initial, most_idle):
-                start = loop.first_point(workload, initial, most_idle)
-                return loop.run(workload, start, Newton())
-
-            return gpu_kernel.in_blocks(one, (workload, None, most_idle), interpret=SMOKE)
-
-        jitted = jax.jit(run)
-        time_of = timed(lambda jitted=jitted: jitted(batch, most_idle), 5)
-        emit(
-            dtype=dtype,
-            numbers_a_thread=numbers,
-            lanes_a_program=gpu_kernel.lanes_a_program(6),
-            **time_of,
-            workloads_per_second=lanes / time_of["seconds"],
-        )
 
 
 def requests_of(size, num):
@@ -200,14 +202,14 @@ def main():
     plain = rest[-1:] == ["plain"]
     if SMOKE:
         backend.kernel_form = (lambda: None) if plain else (lambda: "interpret")
-    elif not plain and part in ("allocation", "scheduling", "blocks"):
+    elif not plain and part in ("allocation", "scheduling"):
         assert backend.kernel_form() == "gpu", "no GPU for the kernels here"
     if part == "allocation":
         allocation(rest[0], int(rest[1]), plain)
     elif part == "scheduling":
         scheduling(rest[0], plain)
     else:
-        {"device": device, "blocks": blocks, "numba": numba_sides}[part](*rest)
+        {"device": device, "numba": numba_sides}[part]()
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@
 500 (M = 4,000). The package runs its general code: any arrivals, wrong bounds, every policy, the
 metrics. Sides are interleaved; medians. Then what bounds it: XLA's own profile, nanoseconds a turn
 against the mean number of running requests under growing memory with the straight line through
-them, and the cost of more instances. `--quick`: the duel alone, three rounds.
+them. `--quick`: the duel alone, three rounds.
 """
 
 import collections
 import glob
-import resource
 import tempfile
 
 import common
@@ -25,15 +24,6 @@ from jaxalloc import Requests, policies, simulate_batch
 
 SIZES = ((64, 2_000, 16_492), (1_000, 500, 4_000))
 CAPACITIES = (1_000, 2_000, 4_000, 8_000, 16_492, 33_000)
-OTHERS = {
-    "A_max, upper = 2 o": policies.AMax(),
-    "H-SF": policies.HindsightShortestFirst(),
-    "MC-SF, predicted = 3/4 o": policies.MCSF(),
-    "MC-Benchmark, predicted = 3/4 o": policies.MCBenchmark(),
-    "vLLM, first come": policies.VLLMFirstCome(),
-    "α-protection (0.1), 1,000 rounds": policies.AlphaProtection(0.1),
-    "α-protection β-clearing (0.1, 0.2), 1,000 rounds": policies.AlphaBetaClearing(0.1, 0.2),
-}
 
 
 def instances(size, num):
@@ -43,12 +33,11 @@ def instances(size, num):
     return prompt, output, np.maximum(output // 2, 1)
 
 
-def player(size, num, capacity, policy=None, max_rounds=None, **more):
-    """A function of nothing that plays that many instances."""
+def player(size, num, capacity):
+    """A function of nothing that plays that many instances by A_min."""
     prompt, output, lower = instances(size, num)
-    requests = Requests.create(prompt=prompt, output=output, lower=lower, **more)
-    policy = policy or policies.AMin()
-    return lambda: simulate_batch(requests, capacity, policy, max_rounds=max_rounds)
+    requests = Requests.create(prompt=prompt, output=output, lower=lower)
+    return lambda: simulate_batch(requests, capacity, policies.AMin())
 
 
 def duel(size, num, capacity, rounds):
@@ -76,25 +65,6 @@ def duel(size, num, capacity, rounds):
     }  # fmt: skip
     common.show(row)
     return row
-
-
-def other_policies():
-    size, num, capacity = SIZES[0]
-    output, rows = instances(size, num)[1], {}
-    predicted = np.maximum(output * 3 // 4, 1)
-    for name, policy in OTHERS.items():
-        limit = 1_000 if policy.beta else None
-        play = player(size, num, capacity, policy, limit, upper=2 * output, predicted=predicted)
-        seconds = common.interleave({name: play}, 5)[name]["wall"]
-        schedule = play()
-        rows[name] = {
-            "requests_per_second": size * num / seconds["median"],
-            "rounds": np.mean(schedule.rounds),
-            "evictions": np.mean(schedule.total_evictions),
-            "finished": np.mean(np.asarray(schedule.status) == 0),
-        }
-        common.show({name: rows[name]})
-    return rows
 
 
 def plain():
@@ -148,22 +118,11 @@ def turns():
     return {"rows": rows, "nanoseconds_a_turn": base, "nanoseconds_a_running_request": slope}
 
 
-def scaling():
-    """Cost in the number of instances, and the memory of the largest batch."""
-    rows = []
-    for size in (125, 250, 500, 1_000):
-        seconds = common.interleave({"": player(size, 2_000, 16_492)}, 2)[""]["wall"]["best"]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        rows.append({"instances": size, "seconds": seconds, "peak_resident_gib": peak})
-    return rows
-
-
 def measure(quick):
     document = {"numba_threads": numba.get_num_threads()}
     document["a_min"] = [duel(*size, 3 if quick else 9) for size in SIZES]
     if not quick:
-        document |= {"plain_python": plain(), "other_policies": other_policies()}
-        document |= {"scaling": scaling(), "shares_of_time": profile(), "turns": turns()}
+        document |= {"plain_python": plain(), "shares_of_time": profile(), "turns": turns()}
     return document
 
 

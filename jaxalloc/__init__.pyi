@@ -4,10 +4,8 @@ from jaxalloc import sweep as sweep
 from jaxalloc.allocation.decisions.frontier import Frontier as Frontier, frontier as frontier
 from jaxalloc.allocation.decisions.rounding import (
     Rounding as Rounding,
-    round_tokens as round_tokens,
-)
-from jaxalloc.allocation.decisions.rounding_loss import (
     RoundingLoss as RoundingLoss,
+    round_tokens as round_tokens,
     rounding_loss as rounding_loss,
 )
 from jaxalloc.allocation.decisions.sensitivity import (

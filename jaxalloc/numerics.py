@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,19 @@ def alike(*values: Any) -> tuple[jax.Array, ...]:
     """JAX arrays of the dtype to compute in."""
     dtype = floating_dtype(*values)
     return tuple(cast(value, dtype) for value in values)
+
+
+class Sum(NamedTuple):
+    """A compensated sum (Kahan, 1965): `total` with what rounding has added to it in `excess`."""
+
+    total: jax.Array
+    excess: jax.Array
+
+    def add(self, term: jax.Array) -> Sum:
+        """The sum with one more term."""
+        small = term - self.excess
+        total = self.total + small
+        return Sum(total, (total - self.total) - small)
 
 
 def require(valid: Any, name: str, value: Any, rule: str) -> None:

@@ -126,60 +126,69 @@ class Verdict(NamedTuple):
 
 
 def judge(fields: Fields, answer: Any, measures: dict[str, np.ndarray], dtype: Any) -> Verdict:
-    """Judge an `Allocation` and the measures at its tokens (at min_tokens where INFEASIBLE).
+    """Judge an `Allocation` and the measures at its tokens (at min_tokens where INFEASIBLE)."""
+    noise = (8 + fields["mix"].shape[1] ** 2 / 4) * float(np.finfo(dtype).eps) ** 2
+    with np.errstate(all="ignore"):
+        invalid, unclear = _outside(fields, dtype)
+        wrong = _contradicts(fields, answer, measures, invalid, noise)
+        residual = oracles.residual(fields, np.asarray(answer.tokens))
+        false_claim = np.asarray(answer.status) == CONVERGED
+        false_claim &= ~(residual <= TOLERANCE[str(np.dtype(dtype))])
+        excess = _excess(fields, answer, measures, dtype, noise)
+    return Verdict(false_claim & ~unclear, wrong & ~unclear, excess)
+
+
+def _contradicts(
+    fields: Fields, answer: Any, measures: dict[str, np.ndarray], invalid: np.ndarray, noise: float
+) -> np.ndarray:
+    """[N] whether a lane's status contradicts the inputs, or its numbers the status."""
+    status, value = np.asarray(answer.status), np.asarray(answer.objective)
+    least = oracles.idle_fraction(fields, fields["min_tokens"])
+    wrong = (status == INVALID) != invalid
+    wrong |= (status == INFEASIBLE) & ~invalid & (least > 2 * noise)
+    wrong |= (status <= MAX_STEPS) & ~(least > 0)
+    wrong |= (status == CONVERGED) & ~np.isfinite(value)
+    wrong |= (status == INFEASIBLE) & ~np.isneginf(value)
+    wrong |= (status == INVALID) & ~np.isnan(value)
+    unstable = ~(measures["mean_system_time"] < np.inf) & ~(measures["utilization"] < 1)
+    return wrong | (status == INFEASIBLE) & ~unstable
+
+
+def _excess(
+    fields: Fields, answer: Any, measures: dict[str, np.ndarray], dtype: Any, noise: float
+) -> dict[str, np.ndarray]:
+    """[N] by how much of what is allowed the numbers are off, 0 where there are none.
 
     The stated relative error of J, E[T], E[W], ρ and the mean accuracy is (16 + K) ε + 2 δ / d with
     δ the error of d in double words (`mg1.idle_error`): of J relative to α accuracy + E[T], of E[W]
     one ε of E[T] more; and what the smallest normal number in the place of a smaller one does.
     """
-    info, num_types = np.finfo(dtype), fields["mix"].shape[1]
+    info, f, tokens = np.finfo(dtype), oracles.cast(fields), np.asarray(answer.tokens)
     eps, tiny = float(info.eps), float(info.tiny)
-    status, tokens = np.asarray(answer.status), np.asarray(answer.tokens)
-    with np.errstate(all="ignore"):
-        least = oracles.idle_fraction(fields, fields["min_tokens"])
-        invalid, unclear = _outside(fields, dtype)
-        noise = (8 + num_types**2 / 4) * eps**2
-        wrong = (status == INVALID) != invalid
-        wrong |= (status == INFEASIBLE) & ~invalid & (least > 2 * noise)
-        wrong |= (status <= MAX_STEPS) & ~(least > 0)
-        solved = status == CONVERGED
-        false_claim = solved & ~(
-            oracles.residual(fields, tokens) <= TOLERANCE[str(np.dtype(dtype))]
-        )
-        value = np.asarray(answer.objective)
-        wrong |= solved & ~np.isfinite(value)
-        wrong |= (status == INFEASIBLE) & ~np.isneginf(value)
-        wrong |= (status == INVALID) & ~np.isnan(value)
-        unstable = ~(measures["mean_system_time"] < np.inf) & ~(measures["utilization"] < 1)
-        wrong |= (status == INFEASIBLE) & ~unstable
-        told = status <= MAX_STEPS
-        f = oracles.cast(fields)
-        time, first, second, _ = oracles.queue(f, tokens.astype(oracles.EXTENDED))
-        load, largest = f["arrival_rate"] * first, (_kappa(f) * time**2).max(axis=1)
-        idle, wait = oracles.idle_fraction(fields, tokens), oracles.mean_wait(fields, tokens)
-        right = oracles.mean_accuracy(fields, tokens)
-        worth = f["accuracy_weight"]
-        scale = worth * right + first + wait
-        for size in (largest, f["arrival_rate"] * second / idle, scale):  # else it overflows
-            told &= size < oracles.EXTENDED(info.max)
-        told &= idle > 2 * noise
-        bound = (16 + num_types) * eps + 2 * noise / idle
-        # A subnormal mix or base time may count as 0, so may what comes out as one.
-        slack = 4 * tiny * (1 + time.max(axis=1))
-        slow = slack + tiny * f["arrival_rate"] * largest / idle
-        pairs = {
-            "objective": (oracles.objective(fields, tokens), scale, slow + tiny * worth),
-            "mean_system_time": (first + wait, first + wait, slow),
-            "mean_wait": (wait, wait + eps * first / bound, slow),
-            "utilization": (load, load, slack * f["arrival_rate"] + tiny),
-            "mean_accuracy": (right, right, 4 * tiny),
-        }
-        said = {**measures, "objective": value}
-        excess = {
-            name: np.where(told, np.abs(said[name] - truth) / (bound * size + least), 0)
-            for name, (truth, size, least) in pairs.items()
-        }
-    return Verdict(false_claim & ~unclear, wrong & ~unclear, excess)
+    time, first, second, _ = oracles.queue(f, tokens.astype(oracles.EXTENDED))
+    load, largest = f["arrival_rate"] * first, (_kappa(f) * time**2).max(axis=1)
+    idle, wait = oracles.idle_fraction(fields, tokens), oracles.mean_wait(fields, tokens)
+    right, worth = oracles.mean_accuracy(fields, tokens), f["accuracy_weight"]
+    scale = worth * right + first + wait
+    told = (np.asarray(answer.status) <= MAX_STEPS) & (idle > 2 * noise)
+    for size in (largest, f["arrival_rate"] * second / idle, scale):  # else it overflows
+        told &= size < oracles.EXTENDED(info.max)
+    bound = (16 + tokens.shape[1]) * eps + 2 * noise / idle
+    # A subnormal mix or base time may count as 0, so may what comes out as one.
+    slack = 4 * tiny * (1 + time.max(axis=1))
+    slow = slack + tiny * f["arrival_rate"] * largest / idle
+    pairs = {
+        "objective": (oracles.objective(fields, tokens), scale, slow + tiny * worth),
+        "mean_system_time": (first + wait, first + wait, slow),
+        "mean_wait": (wait, wait + eps * first / bound, slow),
+        "utilization": (load, load, slack * f["arrival_rate"] + tiny),
+        "mean_accuracy": (right, right, 4 * tiny),
+    }
+    said = {**measures, "objective": np.asarray(answer.objective)}
+    return {
+        name: np.where(told, np.abs(said[name] - truth) / (bound * size + least), 0)
+        for name, (truth, size, least) in pairs.items()
+    }
 
 
 def _outside(fields: Fields, dtype: Any) -> tuple[np.ndarray, np.ndarray]:

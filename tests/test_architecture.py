@@ -60,7 +60,7 @@ LIBRARIES = {
     "messages": set(),
     "tables": CORE | {"pyarrow"},
     "times": CORE | {"pyarrow"},
-    "allocation": CORE,
+    "allocation": CORE | {"scipy"},  # inside of functions, see `test_import.py`
     "scheduling": CORE,
     "calibration": CORE,
     "measurements": CORE | {"pyarrow"},

@@ -9,7 +9,6 @@ decay, floor) and of (base_time, time_per_token). The domains of the fields are 
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import json
 import os
@@ -21,17 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxalloc.allocation.model.domain import FIELDS, MIX_TOLERANCE, domain_error
+from jaxalloc.allocation.model.domain import FIELDS, MIX_TOLERANCE
 from jaxalloc.allocation.model.workload import Workload
 from jaxalloc.files import new_file
 from jaxalloc.messages import one_line, shown, suggest, within
+from jaxalloc.workloads import entries
 
-# Covariances of a task and what they are of.
-COVARIANCES = {
-    "covariance": ("gain", "decay", "floor"),
-    "service_covariance": ("base_time", "time_per_token"),
-}
-_TEXTS = ("name", "source", "note")
 _ROUNDING = 4 * np.finfo(float).eps  # of floor + gain
 _BUILT_IN = resources.files("jaxalloc.workloads") / "builtin"
 
@@ -220,51 +214,32 @@ def validate(data: Mapping[str, Any], origin: str) -> WorkloadFile:
 
 def _read(kind: Any, table: Mapping[str, Any]) -> Any:
     """A `Task` or a `WorkloadFile` of its entries, each checked."""
-    entries = {entry.name: entry for entry in dataclasses.fields(kind)}
+    known = {entry.name: entry for entry in dataclasses.fields(kind)}
     for name, value in table.items():  # first, as a misspelt field is also a missing one
-        if name not in entries:
+        if name not in known:
             other = WorkloadFile if kind is Task else Task
             into = "above the first [[task]]" if kind is Task else "into the [[task]] tables"
-            fix = f"move it {into}" if name in other.__annotations__ else suggest(name, entries)
+            fix = f"move it {into}" if name in other.__annotations__ else suggest(name, known)
             raise ValueError(f"{name} = {shown(value)} is not a field: {fix}")
     given = {}
-    for name, entry in entries.items():
+    for name, entry in known.items():
         if name in table:
-            given[name] = _value(name, table[name])
+            value = table[name]
+            given[name] = _tasks(value) if name == "task" else entries.read(name, value)
         elif entry.default is dataclasses.MISSING:
-            raise ValueError(f"{name} is missing: add {_wanted(name)}")
+            raise ValueError(f"{name} is missing: add {entries.wanted(name)}")
     return kind(**given)
-
-
-def _value(name: str, value: Any) -> Any:
-    """The value of an entry, checked."""
-    if name == "task":
-        return _tasks(value)
-    said = f"{name} = {shown(value)}"
-    if name in COVARIANCES:
-        return _covariance(name, value)
-    if name in _TEXTS:
-        if not isinstance(value, str) or (name == "name" and not value):
-            raise ValueError(f"{said} is not text: give {_wanted(name)}")
-        if name == "name" and not value.isprintable():  # a terminal would obey, and not show it
-            raise ValueError(f"{said} has characters that do not print: remove them")
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{said} is not a number: give {_wanted(name)}")
-    number = float(str(value))  # 10**400 is inf
-    problem = domain_error(name, number) if name in FIELDS else None
-    if problem or not 0 <= number < np.inf:
-        raise ValueError(problem or f"{said} must be finite and at least 0: give {_wanted(name)}")
-    return number
 
 
 def _tasks(tables: Any) -> list[Task]:
     if not isinstance(tables, list) or not tables:
-        raise ValueError(f"task = {shown(tables)} is not a list: give {_wanted('task')}")
+        raise ValueError(f"task = {shown(tables)} is not a list: give {entries.wanted('task')}")
     tasks = []
     for number, table in enumerate(tables, start=1):
         if not isinstance(table, Mapping):
-            raise ValueError(f"task {number} = {shown(table)} is no table: give {_wanted('task')}")
+            raise ValueError(
+                f"task {number} = {shown(table)} is no table: give {entries.wanted('task')}"
+            )
         name = table.get("name")
         label = f" ({name})" if isinstance(name, str) and name.isprintable() and name else ""
         with within(f"task {number}{label}"):
@@ -277,31 +252,3 @@ def _tasks(tables: Any) -> list[Task]:
                 raise ValueError(f"floor + gain = {best:g} must not exceed 1: lower one of them")
         tasks.append(task)
     return tasks
-
-
-def _covariance(name: str, rows: Any) -> list[list[float]]:
-    """Rows that can be the covariance of the fields."""
-    size, problem = len(COVARIANCES[name]), "is of another shape or not of numbers"
-    with contextlib.suppress(OverflowError, TypeError, ValueError):
-        matrix = np.array(rows, np.float64)
-        if matrix.shape == (size, size) and np.isfinite(matrix).all():
-            scale = np.sqrt(np.clip(np.diag(matrix), 0, None))
-            most = np.outer(scale, scale)
-            if np.all(np.abs(matrix) <= (1 + 1e-9) * most) and np.all(
-                np.abs(matrix - matrix.T) <= 1e-9 * most
-            ):
-                return matrix.tolist()
-            problem = "is not symmetric, or has a variance below 0 or a correlation above 1"
-    raise ValueError(f"{name} = {shown(rows)} {problem}: give {_wanted(name)}")
-
-
-def _wanted(name: str) -> str:
-    """What should stand there."""
-    if name in FIELDS:
-        return f"the {FIELDS[name].meaning}"
-    if name in COVARIANCES:
-        size, fields = len(COVARIANCES[name]), ", ".join(COVARIANCES[name])
-        return f"{size} rows of {size} numbers, the covariance of ({fields})"
-    if name == "task":
-        return "one [[task]] table for each task type"
-    return "a standard error" if name.endswith("_se") else f"a {name} in quotes"

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxalloc.calibration.decision import Covariances
-from jaxalloc.workloads.files import COVARIANCES, WorkloadFile
+from jaxalloc.workloads.entries import COVARIANCES
+from jaxalloc.workloads.files import WorkloadFile
 
 
 def to_covariances(file: WorkloadFile) -> Covariances:

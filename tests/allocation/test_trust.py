@@ -11,7 +11,7 @@ from jaxalloc.allocation.queue.trust import mean_system_time_of
 from jaxalloc.traces.readers import read_trace
 
 RNG = np.random.default_rng(0)
-SIZE = 20_000
+SIZE = 8_000
 
 
 def trace(gaps, output=None):
@@ -20,29 +20,12 @@ def trace(gaps, output=None):
 
 
 def test_poisson_arrivals_are_trusted():
-    found = trust(trace(RNG.exponential(1, SIZE)))
+    found = trust(trace(RNG.exponential(1, SIZE)), utilizations=[0.3, 0.7])
     assert found.verdict == "trusted"
-    assert found.sentence.startswith("The allocation can be trusted at utilization 0.3, 0.5, 0.7")
+    assert found.sentence.startswith("The allocation can be trusted at utilization 0.3, 0.7. At")
     assert found.arrival_cv == pytest.approx(1, abs=0.05)
     assert max(map(abs, found.autocorrelation)) < 1.5 * found.noise
     assert abs(found.comparisons[0].error) < 0.05
-
-
-def test_bursts_are_not():
-    # Gaps of cv 3, independent: the distribution is to blame.
-    found = trust(trace(RNG.gamma(1 / 9, 9, SIZE)), utilizations=[0.7])
-    assert found.verdict == "not trusted"
-    assert "coefficient of variation of 3" in found.sentence
-    assert found.comparisons[0].error < -0.3
-
-
-def test_clusters_are_not():
-    # Exponential gaps whose mean switches for 200 queries at a time: their order is to blame.
-    scale = np.repeat(np.tile([0.5, 1.5], SIZE // 400), 200)
-    found = trust(trace(scale * RNG.exponential(1, SIZE)), utilizations=[0.8])
-    assert found.verdict == "not trusted"
-    assert "clusters" in found.sentence
-    assert found.autocorrelation[-1] > found.noise
 
 
 CAUSES = {
@@ -77,14 +60,14 @@ def test_the_cause_is_what_was_changed(changed):
     assert {name for name in every if name in said} == set(CAUSES[changed])
 
 
-@pytest.mark.parametrize("step", [0.5, 3.0, 60.0])
+@pytest.mark.parametrize("step", [0.5, 60.0])
 def test_a_grid_of_times_is_spread(step):
     rng = np.random.default_rng(8)
     exact = trace(rng.exponential(0.5, SIZE), rng.integers(1, 500, SIZE + 1))
     rounded = types.SimpleNamespace(
         arrival=np.floor(exact.arrival / step) * step, output=exact.output
     )
-    one, other = (trust(given, utilizations=[0.5, 0.7]) for given in (exact, rounded))
+    one, other = (trust(given, utilizations=[0.6]) for given in (exact, rounded))
     assert one.grid is None
     assert other.grid == pytest.approx(step)
     assert one.verdict == other.verdict == "trusted"
@@ -95,13 +78,17 @@ def test_a_grid_of_times_is_spread(step):
 def test_simultaneous_arrivals_and_clockwork_are_no_grid():
     rng = np.random.default_rng(9)
     bursts = np.repeat(np.cumsum(rng.exponential(8, SIZE // 8)), 8)
-    found = trust(types.SimpleNamespace(arrival=bursts, output=rng.integers(1, 500, SIZE)))
+    given = types.SimpleNamespace(arrival=bursts, output=rng.integers(1, 500, SIZE))
+    found = trust(given, utilizations=[0.7])
     assert found.grid is None
     assert found.verdict == "not trusted"
-    assert trust(trace(np.ones(SIZE)), utilizations=[0.9]).grid is None
+    clockwork = trust(trace(np.ones(SIZE)), utilizations=[0.9])
+    assert clockwork.grid is None
+    assert clockwork.comparisons[0].error > 0.1  # it waits less than Poisson arrivals
+    assert clockwork.verdict != "trusted"
 
 
-@pytest.mark.parametrize("size", [100, 150, 300])
+@pytest.mark.parametrize("size", [100, 300])
 def test_a_short_trace_cannot_be_judged(size):
     rng = np.random.default_rng(size)
     found = trust(trace(rng.exponential(1, size - 1), rng.integers(1, 500, size)))
@@ -114,12 +101,6 @@ def test_an_answer_does_not_depend_on_the_others_asked_for():
     given = trace(np.random.default_rng(1).exponential(1, 500))
     both = trust(given, utilizations=[0.3, 0.6])
     assert both.comparisons[1] == trust(given, utilizations=[0.6]).comparisons[0]
-
-
-def test_clockwork_is_overestimated():
-    found = trust(trace(np.ones(SIZE)), utilizations=[0.9])
-    assert found.comparisons[0].error > 0.1
-    assert found.verdict != "trusted"
 
 
 def test_the_replay_is_a_lindley_recursion():
@@ -158,8 +139,5 @@ def test_the_azure_trace(azure_trace):
 def test_bad_traces(change, message):
     with pytest.raises(ValueError, match=message):
         trust(types.SimpleNamespace(**(vars(trace(np.ones(SIZE))) | change)))
-
-
-def test_bad_utilization():
     with pytest.raises(ValueError, match="utilization = 1 must be between"):
         trust(trace(np.ones(SIZE)), utilizations=[1.0])

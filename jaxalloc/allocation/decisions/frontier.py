@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxalloc.allocation.model.checks import one_workload
 from jaxalloc.allocation.model.mg1 import mean_system_time, utilization
 from jaxalloc.allocation.model.objective import mean_accuracy
-from jaxalloc.allocation.model.workload import PerType, Scalar, Tokens, Workload, as_array
+from jaxalloc.allocation.model.workload import PerType, Workload, as_array
 from jaxalloc.allocation.optimum.batch import solve_batch
 from jaxalloc.allocation.optimum.solve import Allocation
 from jaxalloc.allocation.solvers.newton import Newton
@@ -58,13 +58,10 @@ def frontier(workload: Workload, weights: Any, solver: Solver = Newton()) -> Fro
       weights: [W] accuracy weights α, s.
       solver: as for `solve`.
 
-    >>> import jax.numpy as jnp, jaxalloc
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> curve = jaxalloc.frontier(workload, jnp.array([4.0, 8.0]))
+    >>> import jaxalloc
+    >>> curve = jaxalloc.frontier(jaxalloc.load("qwen3-8b").workload, [4.0, 30.0])
     >>> print([f"{accuracy:.2f}" for accuracy in curve.mean_accuracy])
-    ['0.36', '0.46']
+    ['0.27', '0.39']
     """
     workload = one_workload(workload)
     weights = cast(as_array("weights", weights), workload.dtype)
@@ -76,12 +73,7 @@ def frontier(workload: Workload, weights: Any, solver: Solver = Newton()) -> Fro
 
 
 @jax.jit
-def _measure(workload: Workload, tokens: PerType) -> tuple[PerWeight, PerWeight, PerWeight]:
+def _measure(workload: Workload, tokens: PerType) -> tuple[PerWeight, ...]:
     """Mean system time, mean accuracy and utilization at each of [W, K] tokens."""
-
-    def measures(tokens: Tokens) -> tuple[Scalar, Scalar, Scalar]:
-        functions = (mean_system_time, mean_accuracy, utilization)
-        time, correct, load = (function(workload, tokens) for function in functions)
-        return time, correct, load
-
-    return jax.vmap(measures)(tokens)
+    functions = mean_system_time, mean_accuracy, utilization
+    return tuple(jax.vmap(function, (None, 0))(workload, tokens) for function in functions)

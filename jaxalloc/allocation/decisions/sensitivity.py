@@ -87,12 +87,9 @@ def sensitivity(workload: Workload, solver: Solver = Newton()) -> Sensitivity:
     gradient derivatives are one-sided: the type counts as held.
 
     >>> import jaxalloc
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.0, mix=[1.0], gain=0.5, decay=1e-3, floor=0.0, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=20.0)
-    >>> report = jaxalloc.sensitivity(workload)
-    >>> print(f"{report.tokens.gain[0, 0]:.1f}")  # l = ln(α A b / c) / b, so 1 / (A b)
-    2000.0
+    >>> report = jaxalloc.sensitivity(jaxalloc.load("qwen3-8b").workload)
+    >>> print(f"{report.derivatives.mean_system_time.accuracy_weight:.4f} s a second")
+    0.1249 s a second
     """
     return _sensitivity(one_workload(workload), solver)
 
@@ -125,12 +122,8 @@ def _sensitivity(workload: Workload, solver: Solver) -> Sensitivity:
         return jax.tree.map(scale, slopes, workload)
 
     def along(slopes: Workload) -> Any:
-        partial = slopes.mix
-        return partial - jnp.sum(
-            partial * workload.mix.reshape((1,) * (partial.ndim - 1) + (-1,)),
-            axis=-1,
-            keepdims=True,
-        )
+        mean = jnp.inner(slopes.mix, workload.mix, precision="highest")
+        return slopes.mix - mean[..., None]
 
     return Sensitivity(
         allocation=best,

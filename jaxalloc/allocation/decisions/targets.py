@@ -28,9 +28,8 @@ from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.allocation.solvers.newton import Newton
 from jaxalloc.allocation.solvers.solver import Solver
 
-# How well a target must be met, relative to its scale, for CONVERGED.
+# How well a target must be met, relative to its scale, for CONVERGED, or be within reach.
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
-_BISECTIONS = 200
 
 Measure = Callable[[Workload, Tokens], Scalar]
 
@@ -47,12 +46,10 @@ def solve_for_system_time(
     failed lane are NaN.
 
     >>> import jaxalloc
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
+    >>> workload = jaxalloc.load("qwen3-8b").workload
     >>> weight, best = jaxalloc.solve_for_system_time(workload, 1.0)
-    >>> print(f"{jaxalloc.mean_system_time(workload, best.tokens):.4f} s at {weight:.3f}")
-    1.0000 s at 7.028
+    >>> print(f"{jaxalloc.mean_system_time(workload, best.tokens):.4f} s at {weight:.2f}")
+    1.0000 s at 18.03
     """
     workload = one_workload(workload)
     target = number("seconds", seconds, workload)
@@ -70,12 +67,10 @@ def solve_for_accuracy(
     under `jax.jit`, `jax.vmap` and differentiation; derivatives of a failed lane are NaN.
 
     >>> import jaxalloc
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
+    >>> workload = jaxalloc.load("qwen3-8b").workload
     >>> weight, best = jaxalloc.solve_for_accuracy(workload, 0.45)
-    >>> print(f"{jaxalloc.mean_accuracy(workload, best.tokens):.4f} with {best.tokens[0]:.1f}")
-    0.4500 with 693.1
+    >>> print(f"{jaxalloc.mean_accuracy(workload, best.tokens):.4f} at {weight:.1f}")
+    0.4500 at 54.5
     """
     workload = one_workload(workload)
     target = number("accuracy", accuracy, workload)
@@ -106,12 +101,10 @@ def solve_for_mean_tokens(
       ValueError: both of `mean_tokens` and `price_per_token` are given, or neither.
 
     >>> import jaxalloc
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[0.5, 0.5], gain=[0.5, 0.3], decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=20.0)
+    >>> workload = jaxalloc.load("qwen3-8b").workload
     >>> price, best = jaxalloc.solve_for_mean_tokens(workload, 500.0)
-    >>> print(f"{(workload.mix * best.tokens).sum():.2f} tokens, {price:.2e} s each")
-    500.00 tokens, 3.17e-03 s each
+    >>> print(f"{(workload.mix * best.tokens).sum():.1f} tokens, {price:.2e} s each")
+    500.0 tokens, 1.19e-03 s each
     """
     if (mean_tokens is None) == (price_per_token is None):
         raise ValueError(
@@ -131,10 +124,10 @@ def _along_weight(
     """The weight at which `measure`, which rises with it, is `target`."""
     one = jnp.ones_like(target)
     workload = dataclasses.replace(given, accuracy_weight=one, token_price=0 * one)
-    # A target that rounding alone puts out of reach is within reach.
     slightly = _TOLERANCE[str(target.dtype)] * target
-    least, most = workload.min_tokens, _most_tokens(workload)
-    lowest, highest = measure(workload, least), measure(workload, most)
+    # The budgets as the weight goes to inf, where the queue is stable there.
+    most = jnp.where(workload.gain > 0, workload.max_tokens, workload.min_tokens)
+    lowest, highest = measure(workload, workload.min_tokens), measure(workload, most)
     stable = utilization(workload, most) < 1
     if cap:
         slack, reachable = stable & (highest <= target), lowest <= target + slightly
@@ -142,34 +135,24 @@ def _along_weight(
     else:
         beyond = jnp.where(stable, highest >= target - slightly, _supremum(workload) > target)
         slack, reachable = lowest >= target, (lowest >= target) | beyond
-        limit, free = 0.0, least
+        limit, free = 0.0, workload.min_tokens
     status = _classify(workload, target, slack, reachable)
     searching = (status == Status.CONVERGED) & ~slack
     safe = _only_where(searching, workload)
-    scale = jnp.where(searching & (target > 0), target, 1)
 
     def at(log_weight: Scalar) -> Workload:
         weight = jnp.where(searching, jnp.exp(log_weight), 0)
         return dataclasses.replace(safe, accuracy_weight=weight)
 
-    def excess(log_weight: Scalar) -> Scalar:
-        lane = at(log_weight)
-        found = solve(lane, solver)
-        value = (measure(lane, found.tokens) - target) / scale
-        # What cannot be solved lies close to full utilization, beyond any target.
-        value = jnp.where(found.status == Status.CONVERGED, value, jnp.inf)
-        return jnp.where(searching, value, log_weight)
-
-    root = increasing_root(excess, _least_log_weight(safe, searching), one * jnp.inf)
-    best = solve(at(root), solver)
-    missed = jnp.abs(measure(at(root), best.tokens) - target) / scale
-    ended = jnp.where(searching, _ended(best, missed), status)
+    bracket = _least_log_weight(safe, searching), one * jnp.inf
+    root, best = _search(at, measure, target, searching, bracket, solver)
     weight = jnp.where(searching, jnp.exp(root), limit)
-    tokens = jnp.where(searching, best.tokens, free)
     # An infinite weight stays out of the derivatives, where 0 times it would be NaN.
     finite = jnp.where(weight < jnp.inf, weight, 0)
+    tokens = jnp.where(searching, best.tokens, free)
     value = objective(dataclasses.replace(workload, accuracy_weight=finite), tokens)
     value = jnp.where(weight < jnp.inf, value, jnp.inf)
+    ended = jnp.where(searching, best.status, status)
     best = best._replace(tokens=tokens, objective=value, status=ended)
     return _finish(given, target, weight, best)
 
@@ -186,26 +169,52 @@ def _along_price(workload: Workload, target: Scalar, solver: Solver) -> tuple[Sc
     slack = mean_tokens_of(workload, unpriced.tokens) <= target
     searching = (status == Status.CONVERGED) & ~slack
     safe = _only_where(searching, workload)
-    scale = jnp.where(searching & (target > 0), target, 1)
 
-    def excess(negative_price: Scalar) -> Scalar:
-        lane = _priced(safe, -negative_price)
-        value = (mean_tokens_of(lane, solve(lane, solver).tokens) - target) / scale
-        return jnp.where(searching, value, negative_price)
+    def at(negative_price: Scalar) -> Workload:
+        return _priced(safe, jnp.where(searching, -negative_price, 0))
 
     # At this price no type is worth a token more than min_tokens.
     point = evaluate(safe, safe.min_tokens)
     worth = jnp.max(safe.time_per_token * point.price * point.excess)
     dearest = jax.lax.stop_gradient(jnp.where(searching, jnp.maximum(worth, 0), 0))
-    root = increasing_root(excess, -dearest, jnp.zeros_like(dearest))
-    best = solve(_priced(safe, jnp.where(searching, -root, 0)), solver)
-    missed = jnp.abs(mean_tokens_of(safe, best.tokens) - target) / scale
-    best = best._replace(status=_ended(best, missed))
+    bracket = -dearest, jnp.zeros_like(dearest)
+    root, best = _search(at, mean_tokens_of, target, searching, bracket, solver)
     best = jax.tree.map(lambda one, two: jnp.where(searching, one, two), best, unpriced)
-    best = best._replace(
-        objective=objective(workload, best.tokens), status=jnp.where(searching, best.status, status)
-    )
+    ended = jnp.where(searching, best.status, status)
+    best = best._replace(objective=objective(workload, best.tokens), status=ended)
     return _finish(workload, target, jnp.where(searching, -root, 0), best)
+
+
+def _search(
+    at: Callable[[Scalar], Workload],
+    measure: Measure,
+    target: Scalar,
+    searching: Flag,
+    bracket: tuple[Scalar, Scalar],
+    solver: Solver,
+) -> tuple[Scalar, Allocation]:
+    """Where the optimum of a family of workloads meets the target, and that optimum.
+
+    `measure` rises along the family. The status is MAX_STEPS if the search ended beside the target.
+    """
+    scale = jnp.where(searching & (target > 0), target, 1)
+
+    def missed(parameter: Scalar) -> tuple[Scalar, Allocation]:
+        lane = at(parameter)
+        best = solve(lane, solver)
+        return (measure(lane, best.tokens) - target) / scale, best
+
+    def excess(parameter: Scalar) -> Scalar:
+        value, best = missed(parameter)
+        # What cannot be solved lies close to full utilization, beyond any target.
+        value = jnp.where(best.status == Status.CONVERGED, value, jnp.inf)
+        return jnp.where(searching, value, parameter)
+
+    root = increasing_root(excess, *bracket)
+    value, best = missed(root)
+    met = jnp.abs(value) <= _TOLERANCE[str(target.dtype)]
+    ended = jnp.where(met, best.status, Status.MAX_STEPS).astype(jnp.int32)
+    return root, best._replace(status=ended)
 
 
 @functools.partial(jax.jit, static_argnames="solver")
@@ -240,17 +249,6 @@ def _classify(workload: Workload, target: Scalar, slack: Flag, reachable: Flag) 
     return jnp.where((status == Status.CONVERGED) & ~reachable, Status.INFEASIBLE, status)
 
 
-def _ended(best: Allocation, missed: Scalar) -> Array:
-    """MAX_STEPS if the search ended beside the target."""
-    met = missed <= _TOLERANCE[str(missed.dtype)]
-    return jnp.where(met, best.status, Status.MAX_STEPS).astype(jnp.int32)
-
-
-def _most_tokens(workload: Workload) -> Tokens:
-    """The budgets as the accuracy weight goes to inf, where the queue is stable there."""
-    return jnp.where(workload.gain > 0, workload.max_tokens, workload.min_tokens)
-
-
 def _least_log_weight(workload: Workload, searching: Flag) -> Scalar:
     """ln α at which the first type is worth a token: up = down at min_tokens."""
     point = evaluate(workload, workload.min_tokens)
@@ -264,26 +262,23 @@ def _least_log_weight(workload: Workload, searching: Flag) -> Scalar:
 def _supremum(workload: Workload) -> Scalar:
     """The accuracy that a server of full utilization approaches, ρ -> 1.
 
-    The maximizer of Σ π p(l) with ρ = 1 balances A b e^{-b l} = ν c; ln ν by bisection.
+    The maximizer of Σ π p(l) with ρ = 1 balances A b e^{-b l} = ν c, where ρ falls with ν.
     """
+    workload = jax.lax.stop_gradient(workload)
     gains = workload.gain > 0
     steepest = jnp.where(gains, workload.gain * workload.decay / workload.time_per_token, 1)
 
-    def tokens_at(log_price: Scalar) -> Tokens:
-        wanted = (jnp.log(steepest) - log_price) / workload.decay
+    def tokens_at(cheapness: Scalar) -> Tokens:  # -ln ν
+        wanted = (jnp.log(steepest) + cheapness) / workload.decay
         wanted = jnp.clip(wanted, workload.min_tokens, workload.max_tokens)
         return jnp.where(gains, wanted, workload.min_tokens)
 
-    def halve(_: Any, bracket: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
-        low, high = bracket
-        middle = (low + high) / 2
-        over = utilization(workload, tokens_at(middle)) >= 1
-        return jnp.where(over, middle, low), jnp.where(over, high, middle)
+    def excess(cheapness: Scalar) -> Scalar:
+        return utilization(workload, tokens_at(cheapness)) - 1
 
-    low = jnp.min(jnp.log(steepest) - workload.decay * workload.max_tokens)
-    high = jnp.max(jnp.log(steepest) - workload.decay * workload.min_tokens)
-    bracket = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
-    return jax.lax.stop_gradient(mean_accuracy(workload, tokens_at(bracket[0])))
+    low = jnp.min(workload.decay * workload.min_tokens - jnp.log(steepest))
+    high = jnp.max(workload.decay * workload.max_tokens - jnp.log(steepest))
+    return mean_accuracy(workload, tokens_at(increasing_root(excess, low, high)))
 
 
 @jax.custom_jvp
@@ -293,13 +288,11 @@ def _nothing(anything: Scalar, solved: Flag) -> Scalar:
     return jnp.where(jnp.ones_like(solved), 0, anything)
 
 
-@_nothing.defjvp
-def _nothing_jvp(primals: tuple[Scalar, Flag], moved: tuple[Scalar, Any]) -> tuple[Scalar, Scalar]:
-    anything, solved = primals
-    # A product, so that NaN survives transposition, where `jnp.where` would give 0.
-    return _nothing(anything, solved), moved[0] * jnp.where(solved, 0, jnp.nan).astype(
-        moved[0].dtype
-    )
+# A product, so that NaN survives transposition, where `jnp.where` would give 0.
+_nothing.defjvps(
+    lambda moved, _, anything, solved: moved * jnp.where(solved, 0, jnp.nan).astype(moved.dtype),
+    None,
+)
 
 
 def _finish(

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxalloc.allocation.model.workload import Scalar
+from jaxalloc.numerics import require
 
 Gaps = Float[Array, "N"]
 
@@ -62,18 +63,13 @@ class Replay:
         times = np.asarray(times, dtype=np.float64)
         if times.ndim != 1 or times.size < 2:
             raise ValueError(f"times has shape {times.shape}: give at least two times of arrival")
-        if not np.all(np.abs(times) < np.inf):  # a NaN fails too
-            first = int(np.flatnonzero(~np.isfinite(times))[0])
-            raise ValueError(f"times[{first}] = {times[first]:g} must be finite: give a time, s")
+        require(np.isfinite(times), "times", times, "must be finite: give a time, s")
         gaps = np.diff(times)
-        if not np.all(gaps >= 0):
-            first = int(np.flatnonzero(~(gaps >= 0))[0]) + 1
-            raise ValueError(
-                f"times[{first}] = {times[first]:g} comes after {times[first - 1]:g}: sort them"
-            )
+        require(
+            np.append(True, gaps >= 0), "times", times, "comes before the one before: sort them"
+        )
         if rate is not None:
-            if not 0 < rate < np.inf:
-                raise ValueError(f"rate = {rate:g} must be above 0 and finite: give queries / s")
+            require(0 < rate < np.inf, "rate", rate, "must be above 0 and finite: give queries / s")
             if not gaps.sum() > 0:
                 raise ValueError(f"all times are {times[0]:g}: no stretching gives rate = {rate:g}")
             gaps = gaps * (gaps.size / (rate * gaps.sum()))
@@ -85,16 +81,12 @@ Arrivals = Poisson | Renewal | Replay
 
 def check_arrivals(arrivals: Arrivals) -> None:
     """Raise ValueError for a law that no gaps can follow, unless it is traced."""
-    if isinstance(arrivals, Renewal) and not isinstance(arrivals.cv, jax.core.Tracer):
-        cv = np.asarray(arrivals.cv)
-        if np.any(~((cv >= 0) & np.isfinite(cv))):
-            raise ValueError(f"cv = {arrivals.cv} must be at least 0 and finite: 1 is Poisson")
-    if isinstance(arrivals, Replay) and not isinstance(arrivals.gaps, jax.core.Tracer):
-        gaps = np.asarray(arrivals.gaps)
-        wrong = np.flatnonzero(~((gaps >= 0) & np.isfinite(gaps)))
-        if wrong.size:
-            row = int(wrong[0])
-            raise ValueError(f"gaps[{row}] = {gaps[row]:g} must be at least 0 and finite: in s")
+    for name, value in vars(arrivals).items():
+        if not isinstance(value, jax.core.Tracer):
+            value = np.asarray(value)
+            hint = "1 is Poisson" if name == "cv" else "in s"
+            valid = (value >= 0) & (value < np.inf)
+            require(valid, name, value, f"must be at least 0 and finite: {hint}")
 
 
 def gap_variability(arrivals: Arrivals) -> Any:

@@ -28,6 +28,7 @@ _LEAST_VARIABILITY = 1e-8  # a squared coefficient of variation below it counts 
 
 Words = UInt32[Array, "K"]
 Draws = Float[Array, "..."]
+_Attempts = tuple[Int[Array, ""], Bool[Array, "..."], Draws]  # how many, which succeeded, values
 
 
 def two_words(key: Array, shape: tuple[int, ...]) -> UInt32[Array, "2 ..."]:
@@ -43,15 +44,10 @@ def two_words(key: Array, shape: tuple[int, ...]) -> UInt32[Array, "2 ..."]:
 
 
 class Cells(NamedTuple):
-    """Where 32 random bits change their meaning.
+    """Where 32 random bits change their meaning."""
 
-    Attributes:
-      starts: [K] first value of each type; that of the first type is 0.
-      wrong: [K] first value of each type's wrong answers.
-    """
-
-    starts: Words
-    wrong: Words
+    starts: Words  # the first value of each type; that of the first type is 0
+    wrong: Words  # the first value of each type's wrong answers
 
 
 def make_cells(mix: Tokens, accuracy: Tokens) -> Cells:
@@ -111,12 +107,10 @@ def gamma(key: Array, variability: Draws) -> Draws:
     d = raised - 1 / 3
     attempts, boost = jax.random.split(key)
 
-    def unfinished(state: tuple[Int[Array, ""], Bool[Array, "..."], Draws]) -> Bool[Array, ""]:
+    def unfinished(state: _Attempts) -> Bool[Array, ""]:
         return (state[0] < _MOST_ATTEMPTS) & ~jnp.all(state[1])
 
-    def attempt(
-        state: tuple[Int[Array, ""], Bool[Array, "..."], Draws],
-    ) -> tuple[Int[Array, ""], Bool[Array, "..."], Draws]:
+    def attempt(state: _Attempts) -> _Attempts:
         count, done, value = state
         for_normal, for_test = jax.random.split(jax.random.fold_in(attempts, count))
         x = jax.random.normal(for_normal, shape, dtype)

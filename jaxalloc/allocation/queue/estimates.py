@@ -11,16 +11,15 @@ about t² of the queries lie beyond a percentile, it has no upper end (inf).
 
 from __future__ import annotations
 
-from statistics import NormalDist
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxalloc.allocation.model.workload import Flag, Scalar
-from jaxalloc.allocation.queue.bins import upper_edges
-from jaxalloc.allocation.queue.paths import Totals
+from jaxalloc.allocation.queue.paths import Totals, upper_edges
 
 GROUPS = 32  # of replications
 
@@ -65,81 +64,83 @@ class Interval(NamedTuple):
 
 
 def student_quantile(confidence: float, freedom: int) -> float:
-    """The two-sided quantile of Student's t (Abramowitz & Stegun, 26.7.5: to 1e-5 from 20 on).
+    """The two-sided quantile of Student's t.
 
     >>> round(student_quantile(0.99, 31), 3)
     2.744
     """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms))
+    from scipy.special import stdtrit  # which JAX brings, and only a simulation wants
+
+    return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
+@functools.partial(jax.jit, static_argnames=("confidence", "bits"))
 def measure(
     totals: Totals, levels: PerLevel, scale: Scalar, stable: Flag, confidence: float, bits: int
-) -> tuple[Measures, Measures, Measures]:
-    """Estimates and both ends of their intervals."""
+) -> dict[str, Any]:
+    """What `FifoResult` says of the totals: estimates and both ends of their intervals, counts.
+
+    Counts are in the floating dtype, which holds more than 2^31.
+    """
     dtype = totals.sums.dtype
     of_type = totals.system_times.sum(axis=-1).astype(dtype)  # [G, K]
     waits, services, right = jnp.moveaxis(totals.sums, -1, 0)
     everyone = of_type.sum(axis=-1)
-    t = student_quantile(confidence, everyone.shape[0] - 1)
+    t = student_quantile(confidence, GROUPS - 1)
     edges = upper_edges(scale, bits)
 
     def ratio(above: Array, below: Array) -> Interval:
-        return _ratio(above, below, t)
+        value, error = _ratio(above, below)
+        return Interval(value, value - t * error, value + t * error)
+
+    def timely(interval: Interval) -> Interval:
+        """Without a stationary law the path only says how long it was."""
+        return Interval(*(jnp.where(stable, value, jnp.inf) for value in interval))
 
     def percentile(histogram: Array) -> Interval:
-        return _percentiles(histogram, levels, edges, t)
+        return timely(_percentiles(histogram, levels, edges, t))
 
-    timely = {
-        "mean_system_time": ratio((waits + services).sum(axis=-1), everyone),
-        "mean_wait": ratio(waits.sum(axis=-1), everyone),
-        "system_time_percentiles": percentile(totals.system_times.sum(axis=1)),
-        "wait_percentiles": percentile(totals.waits),
-        "type_mean_wait": ratio(waits, of_type),
-        "type_mean_system_time": ratio(waits + services, of_type),
-        "type_system_time_percentiles": jax.vmap(percentile, 1)(totals.system_times),
-    }
-    timeless = {
+    found = {
+        "mean_system_time": timely(ratio((waits + services).sum(axis=-1), everyone)),
+        "mean_wait": timely(ratio(waits.sum(axis=-1), everyone)),
         "fraction_correct": ratio(right.sum(axis=-1), everyone),
         "utilization": ratio(services.sum(axis=-1), totals.gaps),
+        "system_time_percentiles": percentile(totals.system_times.sum(axis=1)),
+        "wait_percentiles": percentile(totals.waits),
+        "type_mean_wait": timely(ratio(waits, of_type)),
+        "type_mean_system_time": timely(ratio(waits + services, of_type)),
         "type_fraction_correct": ratio(right, of_type),
+        "type_system_time_percentiles": jax.vmap(percentile, 1)(totals.system_times),
     }
-    # Without a stationary law the path only says how long it was.
-    timely = {
-        name: jax.tree.map(lambda value: jnp.where(stable, value, jnp.inf), interval)
-        for name, interval in timely.items()
+    ends = {
+        end: Measures(**{name: getattr(interval, end) for name, interval in found.items()})
+        for end in Interval._fields
     }
-    found = timely | timeless
-    estimate, low, high = (
-        Measures(**{name: interval[end] for name, interval in found.items()}) for end in range(3)
-    )
-    return estimate, low, high
-
-
-def _ratio(above: Array, below: Array, t: float) -> Interval:
-    """Totals over totals, from [G, ...] sums of the groups."""
-    groups = above.shape[0]
-    total = below.sum(axis=0)
-    value = above.sum(axis=0) / total
-    residual = above - value[None] * below
-    variance = jnp.square(residual).sum(axis=0) * (groups / (groups - 1))
-    half = t * jnp.sqrt(variance) / total
-    return Interval(value, value - half, value + half)
+    means = (waits + services).sum(axis=-1) / everyone, right.sum(axis=-1) / everyone
+    return ends | {
+        "edges": edges,
+        "num_queries": everyone.sum(),
+        "num_of_type": of_type.sum(axis=0),
+        "wait_counts": totals.waits.sum(axis=0, dtype=dtype),
+        "system_time_counts": totals.system_times.sum(axis=0, dtype=dtype),
+        "group_means": jnp.stack(means, axis=-1),
+        "group_types": of_type / everyone[:, None],
+    }
 
 
 def paired_difference(first: Array, second: Array, confidence: float) -> Interval:
     """Mean difference of two [G] sets of group means with common random numbers."""
-    difference = first - second
-    t = student_quantile(confidence, difference.shape[0] - 1)
-    half = t * jnp.std(difference, ddof=1) / jnp.sqrt(difference.shape[0])
-    return Interval(difference.mean(), difference.mean() - half, difference.mean() + half)
+    value, error = _ratio(first - second, jnp.ones_like(first))
+    half = student_quantile(confidence, first.shape[0] - 1) * error
+    return Interval(value, value - half, value + half)
+
+
+def _ratio(above: Array, below: Array) -> tuple[Array, Array]:
+    """Totals over totals, from [G, ...] sums of the groups, and the standard error."""
+    groups, total = above.shape[0], below.sum(axis=0)
+    value = above.sum(axis=0) / total
+    squares = jnp.square(above - value[None] * below).sum(axis=0)
+    return value, jnp.sqrt(squares * (groups / (groups - 1))) / total
 
 
 def _percentiles(histogram: Array, levels: PerLevel, edges: Array, t: float) -> Interval:
@@ -149,14 +150,14 @@ def _percentiles(histogram: Array, levels: PerLevel, edges: Array, t: float) -> 
     below = jnp.cumsum(histogram, axis=1).astype(dtype).sum(axis=0)  # the upper edge of every bin
     total = below[-1]
     starts = jnp.concatenate([jnp.zeros_like(edges[:1]), edges[:-1]])
-    size = histogram.sum(axis=1).astype(dtype)
+    size = jnp.broadcast_to(histogram.sum(axis=1).astype(dtype)[:, None], (GROUPS, len(levels)))
     shares = levels / 100
     here = jnp.searchsorted(below, shares * total)  # the bin in which the level is passed
     # Group by group: how many are below the lower and below the upper edge of that bin.
     number = jnp.arange(len(edges), dtype=here.dtype)[None, :]
     ends = (here[:, None] > number, here[:, None] >= number)
-    counts = [jnp.einsum("gb,pb->pg", histogram, mask.astype(histogram.dtype)) for mask in ends]
-    spread = [_spread(count.astype(dtype), size) for count in counts]
+    counts = [jnp.einsum("gb,pb->gp", histogram, mask.astype(histogram.dtype)) for mask in ends]
+    spread = [_ratio(count.astype(dtype), size)[1] for count in counts]
     independent = jnp.sqrt(shares * (1 - shares) / total)
     half = t * jnp.maximum(jnp.maximum(*spread), independent)
     low = starts[jnp.searchsorted(below, (shares - half) * total)]
@@ -168,10 +169,3 @@ def _percentiles(histogram: Array, levels: PerLevel, edges: Array, t: float) -> 
     # The first bin holds those who did not wait, the last has no end.
     value = jnp.where((here == 0) | (edges[here] == jnp.inf), starts[here], inside)
     return Interval(*(jnp.where(total > 0, x, jnp.nan) for x in (value, low, high)))
-
-
-def _spread(counts: Array, size: Array) -> Array:
-    """[P] standard error of the share that [P, G] counts are of the groups' sizes."""
-    groups = size.shape[0]
-    residual = counts - (counts.sum(axis=1) / size.sum())[:, None] * size[None, :]
-    return jnp.sqrt(jnp.square(residual).sum(axis=1) * (groups / (groups - 1))) / size.sum()

@@ -33,10 +33,16 @@ from jaxalloc.allocation.queue.arrivals import (
     check_arrivals,
     gap_variability,
 )
-from jaxalloc.allocation.queue.bins import Edges, resolution_bits, upper_edges
 from jaxalloc.allocation.queue.draws import make_cells
 from jaxalloc.allocation.queue.estimates import GROUPS, Measures, PerLevel, measure
-from jaxalloc.allocation.queue.paths import CHUNK, Scenario, Shape, Totals, run_blocks
+from jaxalloc.allocation.queue.paths import (
+    CHUNK,
+    Edges,
+    Scenario,
+    Shape,
+    Totals,
+    run_blocks,
+)
 from jaxalloc.backend.chunks import in_chunks, platform_of
 from jaxalloc.numerics import as_key, cast, without_derivative
 
@@ -50,6 +56,7 @@ _NO_DERIVATIVE = (
     "mean_accuracy, or put the call under jax.lax.stop_gradient"
 )
 _MOST_QUERIES = 1 << 35  # the counts of a group stay below 2^31
+_MOST_TYPES_FINE, _FINE, _COARSE = 16, 9, 6  # log2 of bins of an octave, of 0.2 % and of 1.6 %
 
 
 class FifoResult(NamedTuple):
@@ -124,10 +131,8 @@ def simulate_fifo(
       ValueError: a number or a shape is out of its range; names it, its value and the fix.
 
     >>> import jax, jaxalloc
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> tokens = jax.numpy.array([900.0])
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
     >>> path = jaxalloc.simulate_fifo(jax.random.key(0), workload, tokens, num_queries=100_000)
     >>> mean = jaxalloc.mean_system_time(workload, tokens)
     >>> bool(path.low.mean_system_time < mean < path.high.mean_system_time)
@@ -138,58 +143,22 @@ def simulate_fifo(
     _check(num_queries, percentiles, confidence)
     check_arrivals(arrivals)
 
-    def simulated(given: tuple[Workload, Tokens, Arrivals]) -> FifoResult:
-        return _simulate(key, *given, int(num_queries), levels, confidence)
-
     levels = cast(list(percentiles), workload.dtype)
+
+    def simulated(given: tuple[Workload, Tokens, Arrivals]) -> FifoResult:
+        workload, tokens, arrivals = given
+        shape, blocks = _layout(workload, int(num_queries), arrivals)
+        scenario, relaxation = _scenario(workload, tokens, arrivals)
+        totals = _run(key, scenario, shape, blocks)
+        stable = (utilization(workload, tokens) < 1) | isinstance(arrivals, Replay)
+        return FifoResult(
+            levels=levels,
+            warm_up=scenario.warm_up,
+            relaxations=(scenario.warm_up + shape.queries).astype(workload.dtype) / relaxation,
+            **measure(totals, levels, scenario.scale, stable, confidence, shape.bits),
+        )
+
     return without_derivative(simulated, (workload, tokens, arrivals), _NO_DERIVATIVE)
-
-
-def _simulate(
-    key: Array,
-    workload: Workload,
-    tokens: Tokens,
-    arrivals: Arrivals,
-    num_queries: int,
-    levels: PerLevel,
-    confidence: float,
-) -> FifoResult:
-    """`simulate_fifo` of what was checked."""
-    shape, blocks = _layout(workload, num_queries, arrivals)
-    scenario, relaxation = _scenario(workload, tokens, arrivals)
-    totals = _run(key, scenario, shape, blocks)
-    stable = (utilization(workload, tokens) < 1) | isinstance(arrivals, Replay)
-    estimate, low, high = _measure(totals, levels, scenario.scale, stable, confidence, shape.bits)
-    return FifoResult(
-        estimate=estimate,
-        low=low,
-        high=high,
-        levels=levels,
-        warm_up=scenario.warm_up,
-        relaxations=(scenario.warm_up + shape.queries).astype(workload.dtype) / relaxation,
-        edges=upper_edges(scenario.scale, shape.bits),
-        **_tables(totals),
-    )
-
-
-@jax.jit
-def _tables(totals: Totals) -> dict[str, Array]:
-    """Counts and group means, in the floating dtype, which holds more than 2^31."""
-    dtype = totals.sums.dtype
-    of_type = totals.system_times.sum(axis=2).astype(dtype)
-    size = of_type.sum(axis=1)
-    waits, services, right = jnp.moveaxis(totals.sums.sum(axis=1), -1, 0)
-    return {
-        "num_queries": size.sum(),
-        "num_of_type": of_type.sum(axis=0),
-        "wait_counts": totals.waits.sum(axis=0, dtype=dtype),
-        "system_time_counts": totals.system_times.sum(axis=0, dtype=dtype),
-        "group_means": jnp.stack([(waits + services) / size, right / size], axis=-1),
-        "group_types": of_type / size[:, None],
-    }
-
-
-_measure = jax.jit(measure, static_argnames=("confidence", "bits"))
 
 
 def _run(key: Array, scenario: Scenario, shape: Shape, blocks: int) -> Totals:
@@ -211,40 +180,33 @@ def _run(key: Array, scenario: Scenario, shape: Shape, blocks: int) -> Totals:
 
 def _layout(workload: Workload, num_queries: int, arrivals: Arrivals) -> tuple[Shape, int]:
     """How the path is cut: the shape of a block, and the number of blocks."""
-    if isinstance(arrivals, Replay):
-        queries = len(arrivals.gaps) + 1
-        lanes = -(-num_queries // queries)
-    else:
-        lanes = max(1, num_queries // _FEWEST_QUERIES_OF_A_LANE)
-    lanes = min(max(GROUPS, 1 << (lanes - 1).bit_length()), _MOST_LANES)
-    if not isinstance(arrivals, Replay):
-        queries = -(-num_queries // (lanes * CHUNK)) * CHUNK
+    replay = isinstance(arrivals, Replay)
+    queries = len(arrivals.gaps) + 1 if isinstance(arrivals, Replay) else 0
+    lanes = -(-num_queries // queries) if replay else num_queries // _FEWEST_QUERIES_OF_A_LANE
+    lanes = min(max(GROUPS, 1 << max(lanes - 1, 0).bit_length()), _MOST_LANES)
     blocks = max(1, lanes // _MOST_LANES_OF_A_BLOCK)
-    random_service = True
-    if not isinstance(workload.service_cv, jax.core.Tracer):
-        random_service = bool(np.any(np.asarray(workload.service_cv) > 0))
+    cv = workload.service_cv
     shape = Shape(
         lanes=lanes // blocks,
         groups=GROUPS // blocks,
-        queries=queries,
-        bits=resolution_bits(workload.num_types),
-        random_service=random_service,
+        queries=queries or -(-num_queries // (lanes * CHUNK)) * CHUNK,
+        bits=_FINE if workload.num_types <= _MOST_TYPES_FINE else _COARSE,
+        random_service=isinstance(cv, jax.core.Tracer) or bool(np.any(np.asarray(cv) > 0)),
     )
     return shape, blocks
 
 
 def _scenario(workload: Workload, tokens: Tokens, arrivals: Arrivals) -> tuple[Scenario, Scalar]:
-    """What the paths depend on, and the relaxation time in queries."""
+    """What the paths depend on, and the relaxation time in queries; a replay forgets nothing."""
     first, second = service_moments(workload, tokens)
     load = jnp.minimum(workload.arrival_rate * first, 1)
     spread = gap_variability(arrivals) + second / jnp.square(first) - 1
     relaxation = load * spread / (_ODONI_ROTH * jnp.square(1 - jnp.sqrt(load)))
     relaxation = jnp.where(first > 0, jnp.maximum(relaxation, 1), 1)
-    if isinstance(arrivals, Replay):  # which is not asked to forget its start
+    if isinstance(arrivals, Replay):
         relaxation = jnp.zeros_like(relaxation)
     warm_up = jnp.minimum(jnp.ceil(_RELAXATIONS * relaxation), _MOST_WARM_UP)
-    # Nothing of an unstable path is kept.
-    warm_up = jnp.where((load < 1) & (not isinstance(arrivals, Replay)), warm_up, 0)
+    warm_up = jnp.where(load < 1, warm_up, 0)  # nothing of an unstable path is kept
     scenario = Scenario(
         arrivals=arrivals,
         mean_gap=1 / jnp.maximum(workload.arrival_rate, _LEAST_RATE),

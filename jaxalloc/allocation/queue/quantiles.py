@@ -7,6 +7,16 @@ service time alone, dq/dl_k = c_k), and, more faintly, where it passes a jump or
 the density jumps. A derivative there is that of one side. A quantile of the wait is 0 up to the
 level 1 - ρ.
 
+Where no inversion has a digit left, there is the law of long times. θ > 0 is the root of G(-θ) = 1:
+there the transform of the wait has its first pole, a simple one, and
+
+    P(W > x) = C e^{-θx} + O(e^{-ηx}),  C = (1 - ρ) / (θ G'(-θ)),  η > θ the next pole
+
+(Cramér & Lundberg; Asmussen, Applied Probability and Queues, 2003, XIII.5); a system time, W and an
+independent service, has C B_own(-θ). For M/M/1 this is exact at every x; in general the relative
+error e^{-(η - θ)x} falls with x, so a law that agrees with the inversion at one level holds beyond.
+Near saturation θ ~ 2 d / (λ V), found with all digits of d from G - 1 as above (derived here).
+
 A percentile of the optimum is not concave in the tokens, nor are the tokens that keep one under a
 target a convex set: so nothing here optimizes under such a constraint. What is offered is monotone
 in one number: the arrival rate at given tokens, also at those of every point of a frontier.
@@ -15,7 +25,7 @@ in one number: the arrival rate at given tokens, also at those of every point of
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +35,14 @@ from jaxalloc.allocation.model.checks import number, one_workload, share, worklo
 from jaxalloc.allocation.model.mg1 import service_moments
 from jaxalloc.allocation.model.root import increasing_root
 from jaxalloc.allocation.model.workload import Flag, Scalar, Tokens, Workload, as_array
-from jaxalloc.allocation.queue.tail_law import tail_law
 from jaxalloc.allocation.queue.tails import (
-    Services,
-    Traffic,
+    Times,
+    cdf,
     jumps,
-    no_service,
-    services_of,
-    system_cdf,
-    traffic_of,
+    stable_times,
+    system_times,
+    transforms,
+    waits,
 )
 from jaxalloc.numerics import cast
 
@@ -41,7 +50,7 @@ from jaxalloc.numerics import cast
 _LEAST_INVERTED = {"float64": 1e-7, "float32": 2e-3}
 _QUANTILE_ERROR = 0.02  # the most that the law of the tail may be off, relative
 _PLACES = 8  # where it is compared with the inversion
-_LEAST_LOAD = 1e-9  # where a target is met by so few queries only, that many are found
+_LEAST_LOAD = 1e-9  # where a deep target is looked for from: an idle server has no law of the tail
 
 PerType = Float[Array, "K"]
 PerPoint = Float[Array, "W"]
@@ -53,16 +62,14 @@ def wait_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
     Differentiable, under `jax.jit` and `jax.vmap`; 0 up to 1 - ρ, inf where ρ >= 1; far in the tail
     as `system_time_quantile` says.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> print([f"{jaxalloc.wait_quantile(workload, jnp.array([900.0]), q):.3f}" for q in (.5, .9)])
-    ['0.000', '1.516']
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
+    >>> print([f"{jaxalloc.wait_quantile(workload, tokens, q):.2f} s" for q in (0.5, 0.9)])
+    ['0.00 s', '1.92 s']
     """
     workload, tokens = workload_and_tokens(workload, tokens)
-    services, levels = services_of(workload, tokens), _levels(q, workload)
-    return _quantile(traffic_of(workload, tokens), services, no_service(services), *levels)
+    return _quantile(waits(workload, tokens), *_levels(q, workload))
 
 
 def system_time_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
@@ -72,46 +79,27 @@ def system_time_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
     it has kinks. It is inf where ρ >= 1. Beyond q = 1 - 1e-7 (float32: 0.998) it is that of the law
     of the tail, or NaN where that does not hold; a Python q keeps the digits of 1 - q.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> print(f"{jaxalloc.system_time_quantile(workload, jnp.array([900.0]), 0.9):.3f} s")
-    2.516 s
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
+    >>> print(f"{jaxalloc.system_time_quantile(workload, tokens, 0.9):.2f} s")
+    4.46 s
     """
     workload, tokens = workload_and_tokens(workload, tokens)
-    services, levels = services_of(workload, tokens), _levels(q, workload)
-    return _quantile(traffic_of(workload, tokens), services, services, *levels)
+    return _quantile(system_times(workload, tokens), *_levels(q, workload))
 
 
 def type_system_time_quantiles(workload: Workload, tokens: Tokens, q: Any) -> PerType:
     """The same for every type alone, s.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> print([f"{x:.3f}" for x in type_system_time_quantiles(workload, jnp.array([900.0]), 0.9)])
-    ['2.516']
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
+    >>> print([f"{x:.1f}" for x in jaxalloc.type_system_time_quantiles(workload, tokens, 0.9)])
+    ['5.3', '6.3', '2.9', '2.3', '3.8']
     """
     workload, tokens = workload_and_tokens(workload, tokens)
-    services, levels = services_of(workload, tokens), _levels(q, workload)
-    return _quantiles_of_types(traffic_of(workload, tokens), services, *levels)
-
-
-def _holds(traffic: Traffic, services: Services, own: Services, least: float) -> Flag:
-    """Whether the law of the tail agrees with the inversion, up to where it says `least` remain.
-
-    What it is off by swings within bounds that fall: so it is looked at in several places, from
-    half of that time on.
-    """
-    law = tail_law(traffic, services, own)
-    places = (law.log_factor - math.log(least)) * jnp.linspace(
-        0.5, 1, _PLACES, dtype=own.time.dtype
-    )
-    reached = jax.lax.map(lambda at: system_cdf(traffic, services, own, at / law.rate), places)
-    off = jnp.abs(jnp.log1p(-reached) - law.log_factor + places)
-    return jnp.all(off <= _QUANTILE_ERROR * places)
+    return _quantiles_of_types(system_times(workload, tokens), *_levels(q, workload))
 
 
 def _levels(q: Any, workload: Workload) -> tuple[Scalar, Scalar]:
@@ -120,60 +108,112 @@ def _levels(q: Any, workload: Workload) -> tuple[Scalar, Scalar]:
 
 
 @jax.jit
-def _quantiles_of_types(traffic: Traffic, services: Services, q: Scalar, beyond: Scalar) -> PerType:
+def _quantiles_of_types(times: Times, q: Scalar, beyond: Scalar) -> PerType:
     def one(mix: Tokens) -> Scalar:
-        return _quantile(traffic, services, services._replace(mix=mix), q, beyond)
+        return _quantile(times._replace(own=times.own._replace(mix=mix)), q, beyond)
 
-    return jax.lax.map(one, jnp.eye(len(services.time), dtype=services.time.dtype))
+    return jax.lax.map(one, jnp.eye(len(times.own.time), dtype=q.dtype))
 
 
 @jax.jit
-def _quantile(
-    traffic: Traffic, services: Services, own: Services, q: Scalar, beyond: Scalar
-) -> Scalar:
+def _quantile(times: Times, q: Scalar, beyond: Scalar) -> Scalar:
     """The root of P(W + S > x) = beyond = 1 - q, by inversion or deep in the tail by its law."""
-    least = _LEAST_INVERTED[str(q.dtype)]
-    deep = beyond < least
-    inverted = _inverted_quantile(traffic, services, own, jnp.where(deep, 0, q))
-    law = tail_law(traffic, services, own)
-    # Good where it already holds at the last level that is inverted, for it only gets better.
-    good = jax.lax.stop_gradient(_holds(traffic, services, own, least))
-    far = (law.log_factor - jnp.log(jnp.where(deep & (beyond > 0), beyond, least))) / law.rate
-    found = jnp.where(deep, jnp.where(good, far, jnp.nan), inverted)
-    valid = (q >= 0) & (beyond >= 0)
-    stable = traffic.idle > 0
-    return jnp.where(valid, jnp.where(stable & (beyond > 0), found, jnp.inf), jnp.nan)
+    deep = beyond < _LEAST_INVERTED[str(q.dtype)]
+    found = jax.lax.cond(deep, _quantile_by_law, _inverted_quantile, times, q, beyond)
+    found = jnp.where((times.idle > 0) & (beyond > 0), found, jnp.inf)
+    return jnp.where((q >= 0) & (beyond >= 0), found, jnp.nan)
 
 
-def _inverted_quantile(traffic: Traffic, services: Services, own: Services, q: Scalar) -> Scalar:
+def _quantile_by_law(times: Times, q: Scalar, beyond: Scalar) -> Scalar:
+    law = tail_law(times)
+    far = (law.log_factor - jnp.log(jnp.where(beyond > 0, beyond, 1))) / law.rate
+    return jnp.where(_holds(times, law), far, jnp.nan)
+
+
+class TailLaw(NamedTuple):
+    """P(time > x) ~ e^{log_factor - rate x}; NaN where there is none."""
+
+    rate: Scalar  # θ, 1 / s
+    log_factor: Scalar  # ln C
+
+
+def tail_law(times: Times) -> TailLaw:
+    """The law of long times."""
+    services, own = (
+        law._replace(time=jnp.where(law.mix > 0, law.time, 0))
+        for law in (times.services, times.own)
+    )
+    unit = jnp.max(services.time)
+    served = (unit > 0) & (times.rate > 0) & (times.idle > 0)
+    unit = jnp.where(served, unit, 1)
+    load = jnp.where(served, times.rate, 1 / unit) * services.mix * services.time
+    idle = jnp.where(served, times.idle, 0.5)
+
+    # Looked for in u = -ln(1 - w) / a of the widest gamma service, which has no pole.
+    spread = jnp.zeros_like(unit)
+    if services.variability is not None:
+        spread = jnp.max(services.time * services.variability) / unit
+    wide = jnp.where(spread > 0, spread, 1)
+
+    def theta_of(u: Scalar) -> Scalar:  # in 1 / unit
+        return jnp.where(spread > 0, -jnp.expm1(-wide * u) / wide, u)
+
+    def excess(theta: Scalar) -> Scalar:
+        """G(-θ) - 1."""
+        return -jnp.sum(load * transforms(services, -theta * services.time / unit)[1]) - idle
+
+    zero = jnp.zeros_like(unit)
+    theta = theta_of(
+        increasing_root(lambda u: jnp.log1p(excess(theta_of(u))), zero, zero + jnp.inf)
+    )
+    slope = theta * jax.jvp(excess, (theta,), (jnp.ones_like(theta),))[1]
+    grown = -jnp.sum(own.mix * transforms(own, -theta * own.time / unit)[0])
+    factor = jnp.log(idle / slope) + jnp.log(jnp.sum(own.mix) + grown)
+    known = jnp.where(served & (slope > 0), 1.0, jnp.nan).astype(unit.dtype)
+    return TailLaw(theta / unit * known, factor * known)
+
+
+def _holds(times: Times, law: TailLaw) -> Flag:
+    """Whether the law of the tail agrees with the inversion, up to the last level of that.
+
+    What it is off by swings within bounds that fall: so it is looked at in several places, from
+    half of that time on. Where it holds there, it holds beyond, for it only gets better.
+    """
+    (times, law), dtype = jax.lax.stop_gradient((times, law)), times.idle.dtype
+    last = law.log_factor - math.log(_LEAST_INVERTED[str(dtype)])
+    places = last * jnp.linspace(0.5, 1, _PLACES, dtype=dtype)
+    reached = jax.lax.map(lambda at: cdf(times, at / law.rate), places)
+    off = jnp.abs(jnp.log1p(-reached) - law.log_factor + places)
+    return jnp.all(off <= _QUANTILE_ERROR * places)
+
+
+def _inverted_quantile(times: Times, q: Scalar, beyond: Scalar) -> Scalar:
     """The root of P(W + S <= x) = q, or the jump that passes q."""
-    stable = traffic.idle > 0
-    traffic = Traffic(jnp.where(stable, traffic.rate, 0), jnp.where(stable, traffic.idle, 1))
-    sits, low, high = jax.lax.stop_gradient(_bracket(traffic, services, own, q))
+    times = stable_times(times)
+    services, own = times.services, times.own
+    sits, low, high = jax.lax.stop_gradient(_bracket(times, q))
     at_jump = jnp.any(sits)
     place = jnp.sum(jnp.where(sits, own.time, 0)) / jnp.maximum(jnp.sum(sits.astype(q.dtype)), 1)
     # Looked for in units of the mean system time; q of all take at most 1 / (1 - q) of it (Markov).
     spread = 0 if services.variability is None else services.variability
     second = jnp.sum(services.mix * (1 + spread) * jnp.square(services.time))
-    mean = jnp.sum(own.mix * own.time) + traffic.rate * second / (2 * traffic.idle)
+    mean = jnp.sum(own.mix * own.time) + times.rate * second / (2 * times.idle)
     unit = jax.lax.stop_gradient(jnp.where(mean > 0, mean, 1))
     least = low / unit * (1 + 4 * jnp.finfo(q.dtype).eps)  # no rounding back below a jump
     most = jnp.maximum(jnp.minimum(high / unit, 1 / (1 - jnp.minimum(q, 1))), least)
 
     def excess(z: Scalar) -> Scalar:
-        between = system_cdf(traffic, services, own, z * unit) - q
-        return jnp.where(at_jump, z - place / unit, between)
+        return jnp.where(at_jump, z - place / unit, cdf(times, z * unit) - q)
 
     return jnp.where(at_jump, place, increasing_root(excess, least, most) * unit)
 
 
-def _bracket(
-    traffic: Traffic, services: Services, own: Services, q: Scalar
-) -> tuple[Flag, Scalar, Scalar]:
+def _bracket(times: Times, q: Scalar) -> tuple[Flag, Scalar, Scalar]:
     """Which service times are the quantile, and else between which of them it lies."""
+    own = times.own
     fixed = own.fixed & (own.mix > 0)
-    after = jax.lax.map(lambda x: system_cdf(traffic, services, own, x), own.time)
-    before = after - jumps(traffic.idle, own)
+    after = jax.lax.map(lambda x: cdf(times, x), own.time)
+    before = after - jumps(times)
     sits = fixed & (before < q) & (q <= after)
     first = jnp.min(jnp.where(sits, own.time, jnp.inf))  # rounding may let two claim it
     sits &= own.time == first
@@ -191,15 +231,12 @@ def largest_arrival_rate(workload: Workload, tokens: Tokens, seconds: Any, q: An
     plays no part. NaN where not even single queries meet the target. Differentiable, under
     `jax.jit` and `jax.vmap`.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> tokens = jnp.array([900.0])  # 1 s of service
-    >>> print(f"{jaxalloc.largest_arrival_rate(workload, tokens, 2.0):.4f} / s")
-    0.6667 / s
-    >>> print(f"{jaxalloc.largest_arrival_rate(workload, tokens, 2.0, q=0.95):.4f} / s")
-    0.2870 / s
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
+    >>> rates = [jaxalloc.largest_arrival_rate(workload, tokens, 9.0, q) for q in (None, 0.95)]
+    >>> print([f"{rate:.3f} / s" for rate in rates])
+    ['0.366 / s', '0.215 / s']
     """
     workload, tokens = workload_and_tokens(workload, tokens)
     target = number("seconds", seconds, workload)
@@ -207,51 +244,53 @@ def largest_arrival_rate(workload: Workload, tokens: Tokens, seconds: Any, q: An
     if q is None:
         room = target - first
         return jnp.where(room >= 0, 2 * room / (second + 2 * first * room), jnp.nan)
-    return _rate_of_quantile(services_of(workload, tokens), first, target, *_levels(q, workload))
+    return _rate_of_quantile(system_times(workload, tokens), first, target, *_levels(q, workload))
 
 
 @jax.jit
 def _rate_of_quantile(
-    services: Services, first: Scalar, target: Scalar, q: Scalar, beyond: Scalar
+    times: Times, first: Scalar, target: Scalar, q: Scalar, beyond: Scalar
 ) -> Scalar:
-    alone = Traffic(jnp.zeros_like(first), jnp.ones_like(first))
-    reachable = system_cdf(alone, services, services, target) >= q
     served = first > 0  # else no rate is too large
     first = jnp.where(served, first, 1)
 
+    def at(load: Scalar) -> Times:
+        return times._replace(rate=load / first, idle=1 - load)
+
+    reachable = cdf(at(jnp.zeros_like(first)), target) >= q
+    deep = (beyond < _LEAST_INVERTED[str(q.dtype)]) & (beyond > 0)
+
     def late(load: Scalar) -> Scalar:
         """How many too many are late, at utilization `load`; it rises from q - P(S <= target)."""
-        late = q - system_cdf(Traffic(load / first, 1 - load), services, services, target)
-        return jnp.where(reachable & ~deep, late, load)
+        return q - cdf(at(load), target)
 
     def deeply_late(load: Scalar) -> Scalar:
         """The same by the law of the tail, in logarithms."""
-        law = tail_law(Traffic(load / first, 1 - load), services, services)
-        late = law.log_factor - law.rate * target - jnp.log(jnp.where(deep, beyond, least))
-        return jnp.where(reachable & deep, late, load)
+        law = tail_law(at(load))
+        return law.log_factor - law.rate * target - jnp.log(jnp.where(deep, beyond, 1))
 
-    least = _LEAST_INVERTED[str(q.dtype)]
-    deep = (beyond < least) & (beyond > 0)
-    load = increasing_root(late, jnp.zeros_like(first), jnp.ones_like(first))
-    by_law = increasing_root(deeply_late, jnp.full_like(first, _LEAST_LOAD), jnp.ones_like(first))
-    there = Traffic(by_law / first, 1 - by_law)
-    good = jax.lax.stop_gradient(_holds(there, services, services, least))
-    load = jnp.where(deep, jnp.where(good, by_law, jnp.nan), load)
-    rate = jnp.where(served, load / first, jnp.inf)
+    def excess(load: Scalar) -> Scalar:
+        value = jax.lax.cond(deep, deeply_late, late, load)
+        return jnp.where(reachable, value, load)
+
+    least = jnp.where(deep, _LEAST_LOAD, 0).astype(first.dtype)
+    load = increasing_root(excess, least, jnp.ones_like(first))
+    good = jax.lax.cond(
+        deep, lambda there: _holds(there, tail_law(there)), lambda _: jnp.array(True), at(load)
+    )
+    rate = jnp.where(served, jnp.where(good, load / first, jnp.nan), jnp.inf)
     return jnp.where(reachable & (q > 0), rate, jnp.nan)
 
 
 def largest_rates_along(workload: Workload, tokens: Any, seconds: Any, q: Any = None) -> PerPoint:
     """`largest_arrival_rate` at each of [W, K] tokens, such as those of a `Frontier`.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> curve = jaxalloc.frontier(workload, jnp.array([4.0, 8.0]))
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> curve = jaxalloc.frontier(workload, [4.0, 8.0])
     >>> rates = jaxalloc.largest_rates_along(workload, curve.allocation.tokens, 2.0)
     >>> print([f"{rate:.2f}" for rate in rates])  # the more accurate, the fewer
-    ['1.80', '0.90']
+    ['3.47', '3.38']
     """
     workload = one_workload(workload)
     points = cast(as_array("tokens", tokens), workload.dtype)

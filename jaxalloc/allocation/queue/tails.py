@@ -16,11 +16,11 @@ Errors, for probabilities (derived here):
 - cutting off at Ω = πN/x leaves, as |1 - B| <= 2, at most (2λ/Ω)³ / (3π (1 - 2λ/Ω)) where service
   is deterministic: 3e-9 at λx = 20, 4e-7 at 100; in practice far less, for there the terms that
   make kinks at x are those of n >= x / max t, and the last terms are averaged (Euler);
-- rounding is e^a times that of the sum; near saturation 1 - G is d + (ρ - G), with d in double
-  words and ρ - G = λ Σ π t φ(s t), φ(z) = 1 - (1 - e^{-z}) / z, in a series where z is small.
-In float64 A = 23; in float32 A = 11 and 1e-4. Gamma service is smoother
-but for the density at 0 (cv > 1); mixed with deterministic types only n = 1 is written out in full,
-and the bound becomes (2λ/Ω)² / (2π), met only next to the kinks.
+- rounding is e^a times that of the sum; near saturation 1 - G is d + (ρ - G), with all digits of d
+  and ρ - G = λ Σ π t φ(s t), φ(z) = 1 - (1 - B) / z, in a series where z is small.
+In float64 A = 23; in float32 A = 11 and 1e-4. Gamma service is smoother but for the density at 0
+(cv > 1); mixed with deterministic types only n = 1 is written out in full, and the bound becomes
+(2λ/Ω)² / (2π), met only next to the kinks.
 """
 
 from __future__ import annotations
@@ -32,38 +32,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammainc, gammaincc
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxalloc.allocation.model.checks import number, workload_and_tokens
 from jaxalloc.allocation.model.mg1 import queue, service_time
 from jaxalloc.allocation.model.workload import Mask, Scalar, Tokens, Workload
-from jaxalloc.allocation.queue.complex_parts import (
-    SERIES_TERMS,
-    Complex,
-    is_small,
-    log_over,
-    series,
-)
 
 _TERMS = 4096
 _AVERAGED = 12  # of the last terms
 _ALIASING = {"float64": 23.0, "float32": 11.0}  # A
-
-PerTerm = Float[Array, "N"]
+_SERIES_BELOW = 0.3  # |z|
+_EXP_TERMS, _LOG_TERMS = 12, 30  # in float64; float32 needs half of them
 
 
 class Services(NamedTuple):
-    """A mixture of service times: deterministic or gamma.
+    """A mixture of service times: deterministic or gamma."""
 
-    Attributes:
-      mix: [K] probabilities.
-      time: [K] means, s.
-      variability: [K] squared coefficients of variation; None where all are known to be 0, which
-        leaves half of the work undone.
-    """
-
-    mix: Tokens
-    time: Tokens
+    mix: Tokens  # probabilities
+    time: Tokens  # means, s
+    # Squared coefficients of variation; None where all are known to be 0, which halves the work.
     variability: Tokens | None
 
     @property
@@ -74,35 +61,29 @@ class Services(NamedTuple):
         return self.variability == 0
 
 
-def services_of(workload: Workload, tokens: Tokens) -> Services:
-    """The service times of an arriving query."""
+class Times(NamedTuple):
+    """The law of W + S: a wait in the queue, and a service that does not depend on it."""
+
+    rate: Scalar  # λ, queries / s
+    idle: Scalar  # d = 1 - ρ; the queue is stable iff it is positive
+    services: Services  # what is waited for
+    own: Services  # S
+
+
+def system_times(workload: Workload, tokens: Tokens) -> Times:
+    """The law of the system time of an arriving query, with all digits of d."""
     time, cv = service_time(workload, tokens), workload.service_cv
     fixed = not isinstance(cv, jax.core.Tracer) and not np.any(np.asarray(cv))
-    return Services(workload.mix, time, None if fixed else jnp.square(cv))
+    services = Services(workload.mix, time, None if fixed else jnp.square(cv))
+    return Times(workload.arrival_rate, queue(workload, tokens).idle, services, services)
 
 
-class Traffic(NamedTuple):
-    """How often the services are asked for.
-
-    Attributes:
-      rate: λ, queries / s.
-      idle: d = 1 - ρ; the queue is stable iff it is positive.
-    """
-
-    rate: Scalar
-    idle: Scalar
-
-
-def traffic_of(workload: Workload, tokens: Tokens) -> Traffic:
-    """The traffic, with all digits of d."""
-    return Traffic(workload.arrival_rate, queue(workload, tokens).idle)
-
-
-def no_service(services: Services) -> Services:
-    """A service that takes no time: the system time is then the wait."""
-    nothing = jnp.zeros_like(services.time)  # of the same shape, to be compiled once for both
-    variability = None if services.variability is None else nothing
-    return Services(nothing.at[0].set(1), nothing, variability)
+def waits(workload: Workload, tokens: Tokens) -> Times:
+    """The law of the wait: of a system time whose own service takes no time."""
+    times = system_times(workload, tokens)
+    nothing = jnp.zeros_like(times.own.time)  # of the same shape, to be compiled once for both
+    variability = None if times.own.variability is None else nothing
+    return times._replace(own=Services(nothing.at[0].set(1), nothing, variability))
 
 
 def wait_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
@@ -110,16 +91,14 @@ def wait_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
 
     Works under `jax.jit`, `jax.vmap` and differentiation; by `seconds` that gives the density.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> print(f"{jaxalloc.wait_cdf(workload, jnp.array([900.0]), 1.0):.4f}")  # e^0.5 / 2
-    0.8244
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
+    >>> print([f"{jaxalloc.wait_cdf(workload, tokens, x):.3f}" for x in (0.0, 1.0, 9.0)])
+    ['0.779', '0.850', '0.999']
     """
     workload, tokens = workload_and_tokens(workload, tokens)
-    services, x = services_of(workload, tokens), number("seconds", seconds, workload)
-    return system_cdf(traffic_of(workload, tokens), services, no_service(services), x)
+    return cdf(waits(workload, tokens), number("seconds", seconds, workload))
 
 
 def system_time_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
@@ -128,162 +107,115 @@ def system_time_cdf(workload: Workload, tokens: Tokens, seconds: Any) -> Scalar:
     Works under `jax.jit`, `jax.vmap` and differentiation; by `seconds` that gives the density
     between the jumps.
 
-    >>> import jaxalloc, jax.numpy as jnp
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.5, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=1.0)
-    >>> tokens = jnp.array([900.0])
-    >>> print([f"{jaxalloc.system_time_cdf(workload, tokens, x):.4f}" for x in (0.99, 1.0, 2.0)])
-    ['0.0000', '0.5000', '0.8244']
+    >>> import jaxalloc
+    >>> workload = jaxalloc.load("qwen3-8b").workload
+    >>> tokens = jaxalloc.solve(workload).tokens
+    >>> print([f"{jaxalloc.system_time_cdf(workload, tokens, x):.3f}" for x in (1.0, 9.0)])
+    ['0.322', '0.994']
     """
     workload, tokens = workload_and_tokens(workload, tokens)
-    services, x = services_of(workload, tokens), number("seconds", seconds, workload)
-    return system_cdf(traffic_of(workload, tokens), services, services, x)
+    return cdf(system_times(workload, tokens), number("seconds", seconds, workload))
 
 
 @jax.jit
-def system_cdf(traffic: Traffic, services: Services, own: Services, seconds: Any) -> Scalar:
-    """P(W + S <= seconds): W waits for `services` in the given traffic, S is one of `own`."""
-    dtype = services.time.dtype
-    x = jnp.asarray(seconds, dtype)
-    stable, positive = traffic.idle > 0, x > 0
-    rate = jnp.where(stable, traffic.rate, 0)
-    idle = jnp.where(stable, traffic.idle, 1)
-    safe = jnp.where(positive & jnp.isfinite(x), x, 1)
-    written, missing = _explicit(rate, idle, services, own, safe)
-    rest = _invert(rate, idle, services, own, safe, missing)
-    value = jnp.where(positive, written + rest, idle * _jump_at_zero(own))
-    value = jnp.where((x >= 0) & stable, jnp.clip(value, 0, 1), 0)
-    return jnp.where(jnp.isposinf(x) & stable, jnp.sum(own.mix), value)
+def cdf(times: Times, seconds: Scalar) -> Scalar:
+    """P(W + S <= seconds)."""
+    stable, positive = times.idle > 0, seconds > 0
+    x = jnp.where(positive & jnp.isfinite(seconds), seconds, 1)
+    own, safe = times.own, stable_times(times)
+    at_zero = safe.idle * jnp.sum(jnp.where(own.time == 0, own.mix, 0))
+    value = jnp.where(positive, _written_and_inverted(safe, x), at_zero)
+    value = jnp.where((seconds >= 0) & stable, jnp.clip(value, 0, 1), 0)
+    return jnp.where(jnp.isposinf(seconds) & stable, jnp.sum(own.mix), value)
 
 
-def jumps(idle: Scalar, own: Services) -> Tokens:
-    """[K] by how much the distribution of the system time jumps at each mean service time."""
+def stable_times(times: Times) -> Times:
+    """The same where the queue is stable, elsewhere those of an idle server."""
+    stable = times.idle > 0
+    return times._replace(
+        rate=jnp.where(stable, times.rate, 0), idle=jnp.where(stable, times.idle, 1)
+    )
+
+
+def jumps(times: Times) -> Tokens:
+    """[K] by how much the distribution jumps at the mean of each type's own service."""
+    own = times.own
     same = own.time[:, None] == own.time[None, :]
     fixed = jnp.where(own.fixed, own.mix, 0)
-    return idle * jnp.where(own.fixed, jnp.where(same, fixed[None], 0).sum(1), 0)
+    return times.idle * jnp.where(own.fixed, jnp.where(same, fixed[None], 0).sum(1), 0)
 
 
-def _jump_at_zero(own: Services) -> Scalar:
-    """The probability that a service takes no time."""
-    return jnp.sum(jnp.where(own.time == 0, own.mix, 0))
-
-
-def _explicit(
-    rate: Scalar, idle: Scalar, services: Services, own: Services, x: Scalar
-) -> tuple[Scalar, Scalar]:
-    """The terms that are written out, at x and what they lack of the whole at infinity."""
-    certain = jnp.where(own.fixed, own.mix, 0)
-    pairs = jnp.where(services.fixed, rate * services.mix, 0)
-    y = x - own.time
-    none = jnp.sum(own.mix * _service_cdf(own, x))
-    weights = rate * services.mix
+def _written_and_inverted(times: Times, x: Scalar) -> Scalar:
+    """The terms that are written out, and by inversion what they leave of the whole."""
+    rate, idle, services, own = times
+    certain, weights = jnp.where(own.fixed, own.mix, 0), rate * services.mix
+    pairs, time = jnp.where(services.fixed, weights, 0), services.time
 
     def after(y: Scalar) -> Scalar:
+        """One residual service, or two deterministic ones, within y."""
         y = jnp.maximum(y, 0)
-        one = jnp.sum(weights * _residual(services, y))
-        time = services.time
+        one = jnp.sum(weights * _mean_within(services, y))
         y = jnp.minimum(y, time[:, None] + time[None, :])  # beyond, all of t_j t_k is reached
-        corner = _ramp(y) - _ramp(y - time[:, None]) - _ramp(y - time[None, :])
+        corner = _triangle(y) - _triangle(y - time[:, None]) - _triangle(y - time[None, :])
         return one + jnp.sum(pairs[:, None] * pairs[None, :] * corner)
 
-    later = jnp.sum(certain * jax.vmap(after)(y))
-    whole = jnp.sum(own.mix) + jnp.sum(certain) * (
-        1 - idle + jnp.square(jnp.sum(pairs * services.time))
-    )
-    return idle * (none + later), jnp.sum(own.mix) - idle * whole
+    written = jnp.sum(own.mix * _within(own, x)) + jnp.sum(certain * jax.vmap(after)(x - own.time))
+    all_later = jnp.sum(certain) * (1 - idle + jnp.square(jnp.sum(pairs * time)))
+    missing = jnp.sum(own.mix) * (1 - idle) - idle * all_later  # at infinity
+    return idle * written + _invert(times, x, missing)
 
 
-def _ramp(y: Array) -> Array:
-    """∫∫ over the triangle u, v >= 0, u + v <= y: half of its square."""
+def _triangle(y: Array) -> Array:
+    """The area of u, v >= 0, u + v <= y."""
     return jnp.square(jnp.maximum(y, 0)) / 2
 
 
-def _gamma(time: Tokens, variability: Tokens) -> tuple[Mask, Tokens, Tokens]:
+def _gamma(services: Services) -> tuple[Mask, Tokens, Tokens]:
     """Which services are gamma, with shape and scale; ones for the others."""
-    random = (variability > 0) & (time > 0)
+    variability = services.variability
+    assert variability is not None
+    random = (variability > 0) & (services.time > 0)
     variability = jnp.where(random, variability, 1)
-    return random, 1 / variability, jnp.where(random, time, 1) * variability
+    return random, 1 / variability, jnp.where(random, services.time, 1) * variability
 
 
-def _service_cdf(services: Services, x: Scalar) -> Tokens:
+def _within(services: Services, x: Scalar) -> Tokens:
     """[K] P(S_k <= x)."""
     reached = (services.time <= x).astype(services.time.dtype)
     if services.variability is None:
         return reached
-    random, shape, scale = _gamma(services.time, services.variability)
+    random, shape, scale = _gamma(services)
     return jnp.where(random, gammainc(shape, x / scale), reached)
 
 
-def _residual(services: Services, y: Scalar) -> Tokens:
+def _mean_within(services: Services, y: Scalar) -> Tokens:
     """[K] ∫_0^y P(S_k > u) du = E[min(S_k, y)]."""
     least = jnp.minimum(y, services.time)
     if services.variability is None:
         return least
-    random, shape, scale = _gamma(services.time, services.variability)
+    random, shape, scale = _gamma(services)
     safe = jnp.where(y > 0, y, 1) / scale
     mean = services.time * gammainc(shape + 1, safe) + y * gammaincc(shape, safe)
     return jnp.where(random, jnp.where(y > 0, mean, 0), least)
 
 
-def _transforms(
-    services: Services, a: Scalar, frequency: PerTerm, x: Scalar
-) -> tuple[Complex, Complex]:
-    """[N, K] 1 - B and 1 - (1 - B) / z at z = s t, B = E[e^{-s S_k}], s = (a + i frequency) / x.
-
-    Neither cancels. For gamma service B is e^{-y}, y = z L(z cv²), L(w) = ln(1 + w) / w.
-    """
-    unit = services.time / x
-    z = y = Complex((a * unit)[None, :], frequency[:, None] * unit[None, :])
-    lost, kept = z.scaled(0), Complex(1.0, 0.0)  # 1 - L and L
-    if services.variability is not None:
-        random = (services.variability > 0)[None, :]
-        w = z.scaled(jnp.where(random, services.variability[None, :], 1))
-        of_w = log_over(w)
-        kept, lost = of_w[0].where(random, kept), of_w[1].where(random, lost)
-        y = z * kept
-    size = jnp.exp(-y.real)
-    lacks = Complex(
-        -jnp.expm1(-y.real) + 2 * size * jnp.square(jnp.sin(y.imag / 2)), size * jnp.sin(y.imag)
-    )
-    terms = SERIES_TERMS[str(x.dtype)][0]
-    small = series(y, [-((-1.0) ** n) / math.factorial(n + 1) for n in range(1, terms)])
-    tiny = is_small(y)
-    direct = Complex(1.0, 0.0) - lacks.over(Complex(1.0, 0.0).where(tiny, y))
-    return lacks, lost + kept * small.where(tiny, direct)
-
-
-def _mixed(weights: Tokens, parts: Complex) -> Complex:
-    return Complex((weights[None, :] * parts.real).sum(1), (weights[None, :] * parts.imag).sum(1))
-
-
-def _invert(
-    rate: Scalar, idle: Scalar, services: Services, own: Services, x: Scalar, missing: Scalar
-) -> Scalar:
-    """What is not written out, at x."""
-    dtype = x.dtype
-    double = _ALIASING[str(dtype)]
-    number = np.arange(_TERMS + 1)
-    frequency = jnp.asarray(np.pi * number, dtype)
-    s = Complex(jnp.full_like(frequency, double / 2), frequency)  # times x
-    lacks, short = _transforms(services, s.real[0], frequency, x)
-    g = _mixed(rate * x * services.mix, lacks).over(s)
-    not_g = _mixed(rate * services.mix * services.time, short) + Complex(idle, 0.0)
-    own_lacks, _ = _transforms(own, s.real[0], frequency, x)
-    certain = jnp.where(own.fixed, own.mix, 0)
-    one = Complex(jnp.ones_like(frequency), jnp.zeros_like(frequency))
-    waiting = g.over(not_g)  # G + G² + ...
-    rest = (one.scaled(jnp.sum(certain)) - _mixed(certain, own_lacks)) * g * g * waiting
-    if services.variability is not None:
-        g_fixed = _mixed(rate * x * jnp.where(services.fixed, services.mix, 0), lacks).over(s)
-        random = own.mix - certain
-        steady = one.scaled(jnp.sum(certain)) - _mixed(certain, own_lacks)
-        varied = one.scaled(jnp.sum(random)) - _mixed(random, own_lacks)
-        rest = rest + steady * (g + g_fixed) * (g - g_fixed) + varied * waiting
-    rest = rest.over(s)
-    weights = jnp.asarray(_weights(), dtype)
-    total = idle * jnp.exp(jnp.asarray(double / 2, dtype)) * jnp.sum(weights * rest.real)
-    return total - missing / jnp.expm1(jnp.asarray(double, dtype))
+def _invert(times: Times, x: Scalar, missing: Scalar) -> Scalar:
+    """What is not written out, at x; it lacks `missing` of the whole at infinity."""
+    rate, idle, services, own = times
+    double, numbers = _ALIASING[str(x.dtype)], np.arange(_TERMS + 1)
+    s = jnp.asarray(double / 2 + 1j * np.pi * numbers, jnp.result_type(x.dtype, jnp.complex64))
+    lacks, short = transforms(services, s[:, None] * (services.time / x)[None, :])
+    loads = (rate * x * services.mix)[None, :] * lacks / s[:, None]
+    g = loads.sum(1)
+    waiting = g / (idle + ((rate * services.mix * services.time)[None, :] * short).sum(1))
+    ends = own.mix[None, :] * (1 - transforms(own, s[:, None] * (own.time / x)[None, :])[0])
+    certain = jnp.where(own.fixed[None, :], ends, 0).sum(1)
+    rest = certain * g * g * waiting
+    if services.variability is not None:  # what only pairs of deterministic types have less of
+        of_pairs = jnp.where(services.fixed[None, :], loads, 0).sum(1)
+        rest += certain * (g + of_pairs) * (g - of_pairs) + (ends.sum(1) - certain) * waiting
+    total = jnp.sum(jnp.asarray(_weights(), x.dtype) * (rest / s).real)
+    return idle * math.exp(double / 2) * total - missing / math.expm1(double)
 
 
 def _weights() -> np.ndarray[Any, Any]:
@@ -295,3 +227,37 @@ def _weights() -> np.ndarray[Any, Any]:
         row = np.convolve(row, [0.5, 0.5])
     weights[-_AVERAGED:] *= np.cumsum(row[::-1])[::-1][1:]
     return weights
+
+
+def transforms(services: Services, z: Array) -> tuple[Array, Array]:
+    """1 - B and 1 - (1 - B) / z at z = s t [..., K], real or complex, with B = E[e^{-s S_k}].
+
+    Neither cancels. For gamma service B is e^{-y}, y = z L(z cv²), L(w) = ln(1 + w) / w.
+    """
+    more = jnp.zeros_like(z)
+    if services.variability is not None:
+        more = _log_excess(z * jnp.broadcast_to(services.variability, z.shape))
+    y = z * (1 + more)
+    return -jnp.expm1(-y), -more - (1 + more) * _exp_excess(-y)
+
+
+def _exp_excess(z: Array) -> Array:
+    """(e^z - 1) / z - 1, without cancellation."""
+    return _excess(z, [1 / math.factorial(n + 2) for n in range(_EXP_TERMS)], jnp.expm1)
+
+
+def _log_excess(z: Array) -> Array:
+    """ln(1 + z) / z - 1, without cancellation; NaN of reals below -1."""
+    return _excess(z, [-((-1) ** n) / (n + 2) for n in range(_LOG_TERMS)], jnp.log1p)
+
+
+def _excess(z: Array, series: list[float], function: Any) -> Array:
+    """function(z) / z - 1, by the series Σ_n c_n z^{n + 1} where z is small."""
+    small = jnp.abs(z) < _SERIES_BELOW
+    near, far = jnp.where(small, z, 0), jnp.where(small, 1, z)
+    total = jnp.zeros_like(z)
+    if jnp.finfo(z.dtype).bits == 32:
+        series = series[: len(series) // 2]
+    for coefficient in reversed(series):
+        total = (total + coefficient) * near
+    return jnp.where(small, total, function(far) / far - 1)

@@ -13,21 +13,21 @@ of the gaps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-TOO_SHORT = "too short to tell"
-VERDICTS = ("trusted", TOO_SHORT, "with care", "not trusted")
-_SAID = (
-    "can be trusted at utilization {}",
-    "cannot be judged at utilization {} (the trace is too short to tell)",
-    "should be used with care at utilization {}",
-    "should not be trusted at utilization {}",
-)
+TRUSTED, TOO_SHORT = "trusted", "too short to tell"
+_SAID = {  # the verdicts, from good to bad
+    TRUSTED: "can be trusted at utilization {}",
+    TOO_SHORT: "cannot be judged at utilization {} (the trace is too short to tell)",
+    "with care": "should be used with care at utilization {}",
+    "not trusted": "should not be trusted at utilization {}",
+}
+VERDICTS = tuple(_SAID)
 _REFERENCES = 200  # simulated M/G/1 paths
 _MIDDLE = 0.99
 _SHUFFLES = 50
@@ -41,45 +41,25 @@ _TICK = 1e-6  # s: finer grids of times are not looked for
 _COARSE = 0.1  # mean gaps: a finer grid changes nothing
 
 
-class Arrived(Protocol):
-    """What `trust` reads of a trace."""
-
-    @property
-    def arrival(self) -> Any:
-        """[N] s, in order."""
-
-    @property
-    def output(self) -> Any:
-        """[N] tokens generated."""
-
-
 class Comparison(NamedTuple):
     """Prediction against replay at one utilization; times in s.
 
-    Attributes:
-      utilization: service time over the trace's time.
-      predicted: mean system time by Pollaczek-Khinchine.
-      replayed: mean system time of the trace.
-      error: (predicted - replayed) / replayed.
-      low, high: between them 99 % of M/G/1 paths as short as the trace have their mean.
-      shuffled: mean system time with gaps and services in random order (mean of 50).
-      gaps_shuffled, services_shuffled: with one of them in random order, the other as it was.
-      causes: s that the mean system time gains over the M/G/1 paths by the distribution of the
-        gaps, by their order, by the order of the services, and by both orders together.
-      verdict: "trusted" (the error is at most 10 %, or not certain), "with care" (at most 30 %),
-        "not trusted", or "too short to tell" (an error of more than 30 % would not be certain
-        either).
+    The verdict is "trusted" (the error is at most 10 %, or not certain), "with care" (at most
+    30 %), "not trusted", or "too short to tell" (an error of more than 30 % would not be certain
+    either).
     """
 
-    utilization: float
-    predicted: float
-    replayed: float
-    error: float
-    low: float
-    high: float
-    shuffled: float
-    gaps_shuffled: float
-    services_shuffled: float
+    utilization: float  # service time over the trace's time
+    predicted: float  # mean system time by Pollaczek-Khinchine
+    replayed: float  # mean system time of the trace
+    error: float  # (predicted - replayed) / replayed
+    low: float  # 99 % of M/G/1 paths as short as the trace have their mean between this
+    high: float  # and that
+    shuffled: float  # mean system time with gaps and services in random order (mean of 50)
+    gaps_shuffled: float  # with the gaps in random order, the services as they were
+    services_shuffled: float  # with the services in random order, the gaps as they were
+    # What the mean system time gains over the M/G/1 paths by the distribution of the gaps, by their
+    # order, by the order of the services, and by both orders together.
     causes: dict[str, float]
     verdict: str
 
@@ -87,39 +67,28 @@ class Comparison(NamedTuple):
 class Trust(NamedTuple):
     """What `trust` returns.
 
-    Attributes:
-      num_queries: N.
-      grid: s, the step of the times where they are rounded so coarsely that many coincide; they
-        are then spread at random over their steps before all else. None: they are not.
-      arrival_rate: 1 / s.
-      arrival_cv: coefficient of variation of the gaps; 1 is Poisson.
-      autocorrelation: [10] of the gaps, at lags 1 to 10; 0 is Poisson.
-      noise: beyond ± this an autocorrelation is no accident (99 %).
-      rate_range: least and largest arrival rate among ten parts with as many queries each.
-      load_range: the same for arrival rate times mean service, over that of the whole trace.
-      service_cv: coefficient of variation of the services.
-      comparisons: one a utilization.
-      verdict: the worst of theirs; "too short to tell" unless the trace tells at most of the
-        utilizations, or already tells that one is to be used with care.
-      sentence: what they say, in plain words.
+    The verdict is the worst of the comparisons'; "too short to tell" unless the trace tells at most
+    of the utilizations, or already tells that one is to be used with care.
     """
 
     num_queries: int
+    # s, the step of the times where they are rounded so coarsely that many coincide; they are then
+    # spread at random over their steps before all else. None: they are not.
     grid: float | None
-    arrival_rate: float
-    arrival_cv: float
-    autocorrelation: list[float]
-    noise: float
-    rate_range: tuple[float, float]
-    load_range: tuple[float, float]
-    service_cv: float
-    comparisons: list[Comparison]
+    arrival_rate: float  # 1 / s
+    arrival_cv: float  # coefficient of variation of the gaps; 1 is Poisson
+    autocorrelation: list[float]  # of the gaps, at lags 1 to 10; 0 is Poisson
+    noise: float  # beyond ± this an autocorrelation is no accident (99 %)
+    rate_range: tuple[float, float]  # of the arrival rate, among ten parts of as many queries
+    load_range: tuple[float, float]  # of rate times mean service, over that of the whole trace
+    service_cv: float  # coefficient of variation of the services
+    comparisons: list[Comparison]  # one a utilization
     verdict: str
-    sentence: str
+    sentence: str  # what they say, in plain words
 
 
 def trust(
-    trace: Arrived,
+    trace: Any,
     *,
     utilizations: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
     base_time: float = 0.0,
@@ -129,7 +98,8 @@ def trust(
     """Compare the M/G/1 mean with a replay of a trace, and say whether to trust it.
 
     Args:
-      trace: arrivals and generated tokens, such as `jaxalloc.traces.readers.read_trace` returns.
+      trace: with `arrival` [N] s, in order, and `output` [N] tokens generated, such as
+        `jaxalloc.read_trace` returns.
       utilizations: the trace's services are scaled to each of these; between 0 and 1.
       base_time: service time of a query without tokens, in the unit of `time_per_token`.
       time_per_token: service time of a token; with the base time it only shapes the services, whose
@@ -165,7 +135,12 @@ def trust(
     verdict, sentence = _judge(comparisons, cv)
     if grid is not None:
         sentence += f" Arrivals lie on a grid of {grid:g} s: they were spread at random within it."
-    rates, loads = _drift(gaps, service)
+    parts = list(
+        zip(np.array_split(gaps, _PARTS), np.array_split(service[1:], _PARTS), strict=True)
+    )
+    rates = [len(part) / max(part.sum(), np.finfo(float).tiny) for part, _ in parts]
+    whole = service[1:].sum() / gaps.sum()
+    loads = [rate * times.mean() / whole for rate, (_, times) in zip(rates, parts, strict=True)]
     return Trust(
         num_queries=arrival.size,
         grid=grid,
@@ -173,8 +148,8 @@ def trust(
         arrival_cv=cv,
         autocorrelation=_autocorrelation(gaps),
         noise=float(2.576 / np.sqrt(gaps.size)),
-        rate_range=(float(rates.min()), float(rates.max())),
-        load_range=(float(loads.min()), float(loads.max())),
+        rate_range=(float(min(rates)), float(max(rates))),
+        load_range=(float(min(loads)), float(max(loads))),
         service_cv=float(np.std(service) / np.mean(service)),
         comparisons=comparisons,
         verdict=verdict,
@@ -187,7 +162,7 @@ def _check(arrival: Floats, service: Floats, utilizations: Sequence[float]) -> N
         raise ValueError(f"the trace has {arrival.size} queries: give one of at least {_FEW}")
     if not np.all(np.diff(arrival) >= 0) or not arrival[-1] > arrival[0]:
         raise ValueError("arrival must rise from the first query to the last: give its times")
-    if not np.all(np.isfinite(service)) or not np.all(service >= 0) or not service.sum() > 0:
+    if not np.all((service >= 0) & (service < np.inf)) or not service.sum() > 0:
         raise ValueError("the service times must be finite, not negative and not all 0")
     for load in utilizations:
         if not 0 < load < 1:
@@ -215,16 +190,6 @@ def _autocorrelation(gaps: Floats) -> list[float]:
     return [float(np.sum(centred[lag:] * centred[:-lag]) / power) for lag in lags]
 
 
-def _drift(gaps: Floats, service: Floats) -> tuple[Floats, Floats]:
-    """Arrival rate, and load over the whole trace's, in each part of the trace."""
-    parts = list(
-        zip(np.array_split(gaps, _PARTS), np.array_split(service[1:], _PARTS), strict=True)
-    )
-    rates = np.array([part.size / max(part.sum(), np.finfo(float).tiny) for part, _ in parts])
-    whole = service[1:].sum() / gaps.sum()
-    return rates, rates * [times.mean() for _, times in parts] / whole
-
-
 def mean_system_time_of(gaps: Floats, service: Floats) -> float:
     """Mean system time of one path from empty: Lindley's recursion as a sum and a minimum."""
     free = np.concatenate([[0.0], np.cumsum(service[:-1] - gaps)])
@@ -237,9 +202,7 @@ def _compare(
 ) -> Comparison:
     service = tokens * (load / (rate * tokens.mean()))
     wait = rate * np.mean(np.square(service)) / (2 * (1 - load))
-    predicted = float(service.mean() + wait)
-    replayed = mean_system_time_of(gaps, service)
-    error = (predicted - replayed) / replayed
+    predicted, replayed = float(service.mean() + wait), mean_system_time_of(gaps, service)
     reference = [
         mean_system_time_of(rng.exponential(1 / rate, gaps.size), rng.choice(service, service.size))
         for _ in range(_REFERENCES)
@@ -258,7 +221,7 @@ def _compare(
         utilization=load,
         predicted=predicted,
         replayed=replayed,
-        error=error,
+        error=(predicted - replayed) / replayed,
         low=low,
         high=high,
         shuffled=both,
@@ -277,12 +240,10 @@ def _compare(
 def _verdict(predicted: float, replayed: float, low: float, high: float) -> str:
     """What the error means; one within the band could be the shortness of the trace."""
     if low <= replayed <= high:
-        told = abs(predicted - low) <= _FAIR * low and abs(predicted - high) <= _FAIR * high
-        return VERDICTS[0] if told else TOO_SHORT
+        told = all(abs(predicted - end) <= _FAIR * end for end in (low, high))
+        return TRUSTED if told else TOO_SHORT
     error = abs(predicted - replayed) / replayed
-    if error <= _GOOD:
-        return VERDICTS[0]
-    return VERDICTS[2] if error <= _FAIR else VERDICTS[3]
+    return TRUSTED if error <= _GOOD else VERDICTS[2] if error <= _FAIR else VERDICTS[3]
 
 
 def _judge(comparisons: list[Comparison], cv: float) -> tuple[str, str]:
@@ -290,22 +251,16 @@ def _judge(comparisons: list[Comparison], cv: float) -> tuple[str, str]:
     told = [one for one in comparisons if one.verdict != TOO_SHORT]
     worst = max(told or comparisons, key=lambda one: (VERDICTS.index(one.verdict), abs(one.error)))
     verdict = worst.verdict
-    if verdict == VERDICTS[0] and 2 * len(told) <= len(comparisons):
+    if verdict == TRUSTED and 2 * len(told) <= len(comparisons):
         verdict = TOO_SHORT
-    places = {
-        kind: ", ".join(f"{one.utilization:g}" for one in comparisons if one.verdict == kind)
+    loads = {
+        kind: [f"{one.utilization:g}" for one in comparisons if one.verdict == kind]
         for kind in VERDICTS
     }
-    said = "; ".join(
-        text.format(places[kind])
-        for kind, text in zip(VERDICTS, _SAID, strict=True)
-        if places[kind]
-    )
-    fact = (
-        f"At {worst.utilization:g} queries take {worst.replayed / worst.predicted:.2f} times the "
-        "M/G/1 mean"
-    )
-    if VERDICTS.index(worst.verdict) > VERDICTS.index(TOO_SHORT):
+    said = "; ".join(_SAID[kind].format(", ".join(at)) for kind, at in loads.items() if at)
+    ratio = worst.replayed / worst.predicted
+    fact = f"At {worst.utilization:g} queries take {ratio:.2f} times the M/G/1 mean"
+    if worst.verdict not in (TRUSTED, TOO_SHORT):
         fact += f": {_cause(worst, cv)}"
     return verdict, f"The allocation {said}. {fact}."
 
@@ -314,17 +269,16 @@ def _cause(worst: Comparison, cv: float) -> str:
     """What moves the mean system time the way it is off, the largest first."""
     sign = np.sign(worst.replayed - worst.predicted)
     pushed = {name: float(sign * moved) for name, moved in worst.causes.items()}
-    most = max(pushed.values())
+    least = _SHARE * max(pushed.values())
     many, few = ("many", "few") if sign > 0 else ("few", "many")
     words = {
-        "gaps": "the gaps between them have a coefficient of variation of "
-        f"{round(cv, 3):.2g} instead of 1",
+        "gaps": f"the gaps between them have a coefficient of variation of {round(cv, 3):.2g} "
+        "instead of 1",
         "order of gaps": "they come in clusters or at a drifting rate",
         "order of services": "long ones follow one another, or the lengths drift",
         "both orders": f"long ones come when {many} arrive",
     }
     named = sorted(pushed, key=pushed.__getitem__, reverse=True)
-    said = ", and ".join(words[name] for name in named if pushed[name] >= _SHARE * most)
-    if pushed["both orders"] > -_SHARE * most:
-        return said
-    return f"{said}; less so as long ones come when {few} arrive"
+    said = ", and ".join(words[name] for name in named if pushed[name] >= least)
+    opposed = pushed["both orders"] <= -least
+    return f"{said}; less so as long ones come when {few} arrive" if opposed else said

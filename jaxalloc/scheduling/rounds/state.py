@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from jaxalloc.numerics import Sum
 from jaxalloc.scheduling.batch_time import BatchTime
 from jaxalloc.scheduling.integers import tie_bits
 from jaxalloc.scheduling.policies import Policy
@@ -54,19 +55,6 @@ class Instance(NamedTuple):
         if self.by_key is None:
             return jnp.minimum(key & ((1 << tie_bits(last + 1)) - 1), last)
         return at(self.by_key, jnp.minimum(key, last))
-
-
-class Sum(NamedTuple):
-    """A compensated sum (Kahan, 1965): `total` with what rounding has added to it in `excess`."""
-
-    total: Float[Array, ""]
-    excess: Float[Array, ""]
-
-    def add(self, term: Array) -> Sum:
-        """The sum with one more term."""
-        small = term - self.excess
-        total = self.total + small
-        return Sum(total, (total - self.total) - small)
 
 
 class Known(NamedTuple):

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
+from jaxalloc.numerics import Sum
 from jaxalloc.scheduling.policies import Policy
 from jaxalloc.scheduling.rounds import admission, cache, eviction, waiting
 from jaxalloc.scheduling.rounds.arrays import NEVER, Scalar, at, put, row_at, when
 from jaxalloc.scheduling.rounds.cache import Job, Leaver
-from jaxalloc.scheduling.rounds.state import Instance, Known, State, Sum
+from jaxalloc.scheduling.rounds.state import Instance, Known, State
 
 
 def is_over(instance: Instance, state: State) -> Bool[Array, ""]:
