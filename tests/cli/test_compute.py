@@ -14,12 +14,15 @@ FLAGS = ("jax_enable_x64", "jax_compilation_cache_dir")
 @pytest.fixture
 def no_cache(monkeypatch, tmp_path):
     """No cache of the machine's own; the user's folder is a new one."""
-    before = jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", None)
+    wanted = {"jax_compilation_cache_dir": None, "jax_enable_compilation_cache": True}
+    before = {name: jax.config.values[name] for name in wanted}
+    for name, value in wanted.items():
+        jax.config.update(name, value)
     monkeypatch.delenv("JAXALLOC_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     yield tmp_path / "home" / "jaxalloc"
-    jax.config.update("jax_compilation_cache_dir", before)
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 def test_what_was_set_is_set_again(no_cache):
