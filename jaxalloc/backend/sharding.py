@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jax import lax
 from jax.sharding import (
-    AbstractMesh,
     NamedSharding,
     PartitionSpec,
     get_abstract_mesh,
@@ -77,8 +76,9 @@ def mesh_of(inputs: Any) -> contextlib.AbstractContextManager[Any]:
 
 
 def no_mesh() -> contextlib.AbstractContextManager[Any]:
-    """The scope in which arrays are traced as on one device."""
-    return use_abstract_mesh(AbstractMesh((), ()))
+    """The scope in which arrays are traced as on one device, of the kind that they are on."""
+    here = get_abstract_mesh()
+    return use_abstract_mesh(here.update(axis_sizes=(), axis_names=(), axis_types=()))
 
 
 def _varying(value: Any) -> frozenset[Any]:
