@@ -137,7 +137,7 @@ def total(answer):
 def test_a_function_without_a_derivative_says_so(name):
     def value(one):
         def real(x):
-            return one * np.asarray(x)
+            return one * np.asarray(x, float)
 
         return total(CALLS[name](Given(real=real, whole=real)))
 
