@@ -76,12 +76,11 @@ def test_the_table_of_a_replay(command, azure_trace):
 
 
 def test_levels_and_queries_are_named_in_full(command):
-    code, out, err = command(f"{FEW} --confidence 0.995")
+    code, out, _ = command(f"{FEW} --confidence 0.995")
     assert code == 0
     for text in ("99.5% interval", "wait p99.99999", "1,000 asked, rounded up to whole repl"):
         assert text in out
     assert out.count("wait p50") == 1
-    assert "relaxation times: the intervals are too narrow: raise --queries" in err
 
 
 def test_an_overloaded_server(command):
@@ -95,8 +94,8 @@ def test_an_overloaded_server(command):
     [
         ("nope.csv", "nope.csv does not exist"),
         ("a.txt", "must end in .csv"),
-        ("a.csv --utilization 2", "--utilization = 2 must be between 0 and 1"),
-        ("a.csv --utilization x", "--utilization = 'x' is not a number"),
+        ("a.csv --utilization 2", "--utilization = 2 must be a number between 0 and 1"),
+        ("a.csv --utilization x", "--utilization = x must be a number between 0 and 1"),
         ("a.csv --columns x", "'x' must be FIELD=NAME"),
         ("a.csv --base-tokens -1", "--base-tokens = -1 must"),
     ],
