@@ -38,11 +38,13 @@ from jaxalloc.allocation.optimum.status import Status as Status
 from jaxalloc.allocation.queue import arrivals as arrivals
 from jaxalloc.allocation.queue.fifo import FifoResult as FifoResult, simulate_fifo as simulate_fifo
 from jaxalloc.allocation.queue.quantiles import (
-    largest_arrival_rate as largest_arrival_rate,
-    largest_rates_along as largest_rates_along,
     system_time_quantile as system_time_quantile,
     type_system_time_quantiles as type_system_time_quantiles,
     wait_quantile as wait_quantile,
+)
+from jaxalloc.allocation.queue.rates import (
+    largest_arrival_rate as largest_arrival_rate,
+    largest_rates_along as largest_rates_along,
 )
 from jaxalloc.allocation.queue.tails import system_time_cdf as system_time_cdf, wait_cdf as wait_cdf
 from jaxalloc.allocation.queue.trust import Trust as Trust, trust as trust
@@ -62,10 +64,12 @@ from jaxalloc.calibration.arrivals import (
     fit_arrivals as fit_arrivals,
     fit_mix as fit_mix,
 )
-from jaxalloc.calibration.decision import (
+from jaxalloc.calibration.covariances import (
     Covariances as Covariances,
-    Decision as Decision,
     exactly_known as exactly_known,
+)
+from jaxalloc.calibration.decision import (
+    Decision as Decision,
     solve_uncertain as solve_uncertain,
 )
 from jaxalloc.calibration.intervals import (

@@ -10,6 +10,8 @@ import pytest
 import jaxalloc
 
 PACKAGE = Path(jaxalloc.__file__).parent
+ROOT = Path(__file__).parents[1]
+LONGEST_FILE, LONGEST_FUNCTION, REPEATED = 300, 50, 8  # lines
 CORE = {"jax", "numpy", "jaxtyping"}
 # Each room and the rooms it may use; "" is the map, `jaxalloc/__init__.py`.
 ROOMS = {
@@ -122,4 +124,47 @@ def test_no_circles():
 
 def test_no_file_is_long():
     long = {module(path): len(path.read_text().splitlines()) for path in FILES}
-    assert {name: lines for name, lines in long.items() if lines > 330} == {}
+    assert {name: lines for name, lines in long.items() if lines > LONGEST_FILE} == {}
+
+
+def statements(function):
+    """Lines of a function's body; what it takes and its docstring do not count."""
+    docstring = ast.get_docstring(function) is not None
+    body = function.body[docstring:] or function.body
+    return body[-1].end_lineno - body[0].lineno + 1
+
+
+def test_no_function_is_long():
+    long = {
+        f"{module(path)}.{node.name}": statements(node)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and statements(node) > LONGEST_FUNCTION
+    }
+    assert long == {}
+
+
+def normalized(path):
+    """The lines of a file that do something: no comments, docstrings, imports or blank lines."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(
+            node
+        ):
+            node.body[0] = ast.Pass()
+    tree.body = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    return [
+        line.strip() for line in ast.unparse(tree).splitlines() if line.strip() not in ("", "pass")
+    ]
+
+
+def test_no_block_stands_twice():
+    seen, twice = {}, set()
+    for path in [*FILES, *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]:
+        lines = normalized(path)
+        for at in range(len(lines) - REPEATED + 1):
+            block = tuple(lines[at : at + REPEATED])
+            there, before = seen.setdefault(block, (path, at))
+            if there != path or before <= at - REPEATED:
+                twice.add((there.name, path.name, block[0]))
+    assert twice == set()

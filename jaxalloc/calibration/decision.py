@@ -26,6 +26,7 @@ from jaxalloc.allocation.model.workload import Scalar, Tokens, Workload
 from jaxalloc.allocation.optimum.batch import solve_batch
 from jaxalloc.allocation.optimum.solve import Allocation
 from jaxalloc.allocation.optimum.status import Status
+from jaxalloc.calibration.covariances import Covariances
 from jaxalloc.calibration.rows import check_level
 from jaxalloc.numerics import as_key, cast
 
@@ -33,24 +34,6 @@ _CURVE = ("gain", "decay", "floor")
 _SERVICE = ("base_time", "time_per_token")
 PER_TASK = (*_CURVE, *_SERVICE, "service_cv", "mix")
 _ROUNDS = 4  # of the draws of the whole covariance: each part of it gets a quarter
-
-
-class Covariances(NamedTuple):
-    """How well the parameters of a workload are known; 0 is exactly.
-
-    Attributes:
-      curve: [K, 3, 3] of (gain, decay, floor).
-      service: [K, 2, 2] of (base_time, time_per_token).
-      service_cv: [K] variances.
-      mix: [K, K] of the shares; its rows sum to 0.
-      arrival_rate: variance.
-    """
-
-    curve: Float[Array, "K 3 3"]
-    service: Float[Array, "K 2 2"]
-    service_cv: Tokens
-    mix: Float[Array, "K K"]
-    arrival_rate: Scalar
 
 
 class Decision(NamedTuple):
@@ -82,23 +65,6 @@ class Decision(NamedTuple):
     regret_by_task: Tokens
     regret_by_parameter: Workload
     solved: Scalar
-
-
-def exactly_known(workload: Workload) -> Covariances:
-    """Covariances of 0: a start to replace those that are known to be larger.
-
-    >>> import jaxalloc
-    >>> workload = jaxalloc.Workload.create(
-    ...     arrival_rate=0.1, mix=[0.5, 0.5], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
-    ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=20.0)
-    >>> known = exactly_known(workload)._replace(arrival_rate=0.01**2)
-    >>> known.curve.shape, known.service.shape
-    ((2, 3, 3), (2, 2, 2))
-    """
-    workload = one_workload(workload)
-    k, dtype = workload.num_types, workload.dtype
-    zeros = functools.partial(jnp.zeros, dtype=dtype)
-    return Covariances(zeros((k, 3, 3)), zeros((k, 2, 2)), zeros(k), zeros((k, k)), zeros(()))
 
 
 def solve_uncertain(
@@ -151,14 +117,11 @@ def _solve_uncertain(
     # One batch: the whole covariance in `_ROUNDS` lanes of draws, then a lane for each part of it.
     size = max(samples // _ROUNDS, 1)
     keys = jax.random.split(key, _ROUNDS + 1)
-    parts = _parts(covariances)
-    lanes = jax.tree.map(
-        lambda whole, part: jnp.concatenate(
-            [jnp.broadcast_to(whole, (_ROUNDS, *whole.shape)), part]
-        ),
-        covariances,
-        parts,
-    )
+
+    def lanes_of(whole: Array, part: Array) -> Array:
+        return jnp.concatenate([jnp.broadcast_to(whole, (_ROUNDS, *whole.shape)), part])
+
+    lanes = jax.tree.map(lanes_of, covariances, _parts(covariances))
     places = jnp.minimum(jnp.arange(lanes.arrival_rate.shape[0]), _ROUNDS)
     drawn = jax.vmap(lambda key, lane: draw(key, workload, lane, size))(keys[places], lanes)
     drawn = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)

@@ -123,7 +123,7 @@ def fit(
     its law misses them, unless --partial, and if the workload has no optimum.
     """
     from jaxalloc.measurements.runs import read_arrivals, read_runs
-    from jaxalloc.measurements.workload import extrapolations, fit_runs
+    from jaxalloc.measurements.workload import fit_runs
 
     table = read_runs(runs, columns, time_unit)
     log = None if arrivals is None else read_arrivals(arrivals, arrival_columns, time_unit)
@@ -158,12 +158,7 @@ def fit(
         failures, few = verdict(best, fitted)
         document["solved"] = not failures
         if not failures:
-            tokens = [task["tokens"]["value"] for task in best["tasks"]]
-            beyond = extrapolations(fitted, tokens, min_tokens, max_tokens)
-            for task, said in zip(best["tasks"], beyond, strict=True):
-                task["extrapolation"] = said
-                optimum = f"{task['name']}: the optimum, {task['tokens']['value']:,.0f} tokens"
-                few += [f"{optimum}, is {said}"] if said else []
+            few += _extrapolated(best["tasks"], fitted, min_tokens, max_tokens)
             if out is not None:
                 from jaxalloc.workloads.files import save
 
@@ -191,3 +186,17 @@ def _decide(file: Any, seed: int) -> Decision:
     decision = solve_uncertain(jax.random.key(seed), file.workload, known, _SAMPLES)
     arrays: Decision = jax.tree.map(np.asarray, decision)
     return arrays
+
+
+def _extrapolated(tasks: Any, fitted: Any, least: float | None, most: float | None) -> list[str]:
+    """Optima outside of what was measured, noted in each task's answer."""
+    from jaxalloc.measurements.workload import extrapolations
+
+    tokens = [task["tokens"]["value"] for task in tasks]
+    warnings = []
+    for task, said in zip(tasks, extrapolations(fitted, tokens, least, most), strict=True):
+        task["extrapolation"] = said
+        if said:
+            optimum = f"{task['tokens']['value']:,.0f} tokens"
+            warnings.append(f"{task['name']}: the optimum, {optimum}, is {said}")
+    return warnings

@@ -32,8 +32,7 @@ from jaxtyping import Array, Int, Num
 
 from jaxalloc.scheduling.integers import LARGEST, NOT_WHOLE, Rule, as_int32, share_of, tie_bits
 
-# `Requests`, which stand above: of their [*B, N] fields a policy reads the one that it plans with,
-# and the output of others once they are over.
+# `Requests`, which stand above: a policy reads the field that it plans with, and outputs once over.
 Lengths = Any
 
 
@@ -278,7 +277,6 @@ class AlphaBetaClearing(AlphaProtection):
     It does so again while the cache overflows (arXiv 2502.07115); ends only with probability 1.
 
     Attributes:
-      alpha: the share of the cache that admissions leave free, in [0, 1).
       beta: the probability of being reset, in (0, 1].
     """
 

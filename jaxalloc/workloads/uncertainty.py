@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxalloc.calibration.decision import Covariances
+from jaxalloc.calibration.covariances import Covariances
 from jaxalloc.workloads.entries import COVARIANCES
 from jaxalloc.workloads.files import WorkloadFile
 

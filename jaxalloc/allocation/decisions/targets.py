@@ -2,8 +2,8 @@
 
 Along the accuracy weight α both the mean system time E[T] and the mean accuracy of the optimum
 never fall: with the optimality conditions, dE[T] = α d(accuracy) >= 0 (derived here). Along the
-price of a token the mean tokens never rise. So each target is the
-root of a monotone function of one number; its derivative is that of the implicit function.
+price of a token the mean tokens never rise. So each target is the root of a monotone function of
+one number; its derivative is that of the implicit function.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxalloc.allocation.model.mg1 import mean_system_time, utilization
 from jaxalloc.allocation.model.objective import evaluate, mean_accuracy, objective
 from jaxalloc.allocation.model.root import increasing_root
 from jaxalloc.allocation.model.workload import Flag, Scalar, Tokens, Workload
-from jaxalloc.allocation.optimum.masking import mask_failed
+from jaxalloc.allocation.optimum.masking import mask_failed, nothing_where_solved
 from jaxalloc.allocation.optimum.solve import Allocation, classify, solve
 from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.allocation.solvers.newton import Newton
@@ -230,8 +230,7 @@ def mean_tokens_of(workload: Workload, tokens: Tokens) -> Scalar:
     return jnp.sum(workload.mix * tokens)
 
 
-def _priced(workload: Workload, price: Scalar) -> Workload:
-    """The workload whose tokens cost that much more."""
+def _priced(workload: Workload, price: Scalar) -> Workload:  # by so much more a token
     return dataclasses.replace(workload, token_price=workload.token_price + price)
 
 
@@ -281,20 +280,6 @@ def _supremum(workload: Workload) -> Scalar:
     return mean_accuracy(workload, tokens_at(increasing_root(excess, low, high)))
 
 
-@jax.custom_jvp
-def _nothing(anything: Scalar, solved: Flag) -> Scalar:
-    """0, with derivative 0 where solved and NaN elsewhere."""
-    # Formally a function of `anything`, so that `jax.vmap` gives it the axes of its derivative.
-    return jnp.where(jnp.ones_like(solved), 0, anything)
-
-
-# A product, so that NaN survives transposition, where `jnp.where` would give 0.
-_nothing.defjvps(
-    lambda moved, _, anything, solved: moved * jnp.where(solved, 0, jnp.nan).astype(moved.dtype),
-    None,
-)
-
-
 def _finish(
     workload: Workload, target: Scalar, multiplier: Scalar, best: Allocation
 ) -> tuple[Scalar, Allocation]:
@@ -302,7 +287,7 @@ def _finish(
     failed = (best.status != Status.CONVERGED) & (best.status != Status.MAX_STEPS)
     infeasible = best.status == Status.INFEASIBLE
     everything = sum((jnp.sum(leaf) for leaf in jax.tree.leaves(workload)), target)
-    nothing = _nothing(everything, best.status == Status.CONVERGED)
+    nothing = nothing_where_solved(everything, best.status == Status.CONVERGED)
     least = jax.lax.stop_gradient(workload.min_tokens)
     no_tokens = jnp.where(infeasible, least, jnp.nan)
     no_value = jnp.where(infeasible, -jnp.inf, jnp.nan)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jaxalloc.allocation.model.domain import PER_SERVER
-from jaxalloc.allocation.model.workload import Workload
+from jaxalloc.allocation.model.workload import Flag, Scalar, Workload
 from jaxalloc.allocation.optimum.status import Status
 from jaxalloc.numerics import cast
 
@@ -57,3 +57,17 @@ def mask_failed(workloads: Workload, status: Int[Array, "*B"]) -> Workload:
         return jnp.where(lanes, value, jnp.asarray(stand_in[name], value.dtype))
 
     return Workload(**{name: select(name, value) for name, value in vars(workloads).items()})
+
+
+@jax.custom_jvp
+def nothing_where_solved(anything: Scalar, solved: Flag) -> Scalar:
+    """0, with derivative 0 where solved and NaN elsewhere."""
+    # Formally a function of `anything`, so that `jax.vmap` gives it the axes of its derivative.
+    return jnp.where(jnp.ones_like(solved), 0, anything)
+
+
+# A product, so that NaN survives transposition, where `jnp.where` would give 0.
+nothing_where_solved.defjvps(
+    lambda moved, _, anything, solved: moved * jnp.where(solved, 0, jnp.nan).astype(moved.dtype),
+    None,
+)

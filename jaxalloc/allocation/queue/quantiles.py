@@ -1,4 +1,4 @@
-"""Percentiles of waits and system times, and the arrival rate at which they meet a target.
+"""Percentiles of waits and of system times.
 
 With deterministic service the system time of type k is at least t_k, and exactly t_k for those who
 do not wait. So its distribution jumps by π_k (1 - ρ) at each t_k, and as a function of the tokens a
@@ -16,10 +16,6 @@ there the transform of the wait has its first pole, a simple one, and
 independent service, has C B_own(-θ). For M/M/1 this is exact at every x; in general the relative
 error e^{-(η - θ)x} falls with x, so a law that agrees with the inversion at one level holds beyond.
 Near saturation θ ~ 2 d / (λ V), found with all digits of d from G - 1 as above (derived here).
-
-A percentile of the optimum is not concave in the tokens, nor are the tokens that keep one under a
-target a convex set: so nothing here optimizes under such a constraint. What is offered is monotone
-in one number: the arrival rate at given tokens, also at those of every point of a frontier.
 """
 
 from __future__ import annotations
@@ -31,10 +27,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxalloc.allocation.model.checks import number, one_workload, share, workload_and_tokens
-from jaxalloc.allocation.model.mg1 import service_moments
+from jaxalloc.allocation.model.checks import number, share, workload_and_tokens
 from jaxalloc.allocation.model.root import increasing_root
-from jaxalloc.allocation.model.workload import Flag, Scalar, Tokens, Workload, as_array
+from jaxalloc.allocation.model.workload import Flag, Scalar, Tokens, Workload
 from jaxalloc.allocation.queue.tails import (
     Times,
     cdf,
@@ -44,16 +39,13 @@ from jaxalloc.allocation.queue.tails import (
     transforms,
     waits,
 )
-from jaxalloc.numerics import cast
 
 # The least 1 - q that inversion tells: its error is near 1e-10 in float64, 1e-5 in float32.
-_LEAST_INVERTED = {"float64": 1e-7, "float32": 2e-3}
+LEAST_INVERTED = {"float64": 1e-7, "float32": 2e-3}
 _QUANTILE_ERROR = 0.02  # the most that the law of the tail may be off, relative
 _PLACES = 8  # where it is compared with the inversion
-_LEAST_LOAD = 1e-9  # where a deep target is looked for from: an idle server has no law of the tail
 
 PerType = Float[Array, "K"]
-PerPoint = Float[Array, "W"]
 
 
 def wait_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
@@ -69,7 +61,7 @@ def wait_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
     ['0.00 s', '1.92 s']
     """
     workload, tokens = workload_and_tokens(workload, tokens)
-    return _quantile(waits(workload, tokens), *_levels(q, workload))
+    return _quantile(waits(workload, tokens), *levels(q, workload))
 
 
 def system_time_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
@@ -86,7 +78,7 @@ def system_time_quantile(workload: Workload, tokens: Tokens, q: Any) -> Scalar:
     4.46 s
     """
     workload, tokens = workload_and_tokens(workload, tokens)
-    return _quantile(system_times(workload, tokens), *_levels(q, workload))
+    return _quantile(system_times(workload, tokens), *levels(q, workload))
 
 
 def type_system_time_quantiles(workload: Workload, tokens: Tokens, q: Any) -> PerType:
@@ -99,10 +91,10 @@ def type_system_time_quantiles(workload: Workload, tokens: Tokens, q: Any) -> Pe
     ['5.3', '6.3', '2.9', '2.3', '3.8']
     """
     workload, tokens = workload_and_tokens(workload, tokens)
-    return _quantiles_of_types(system_times(workload, tokens), *_levels(q, workload))
+    return _quantiles_of_types(system_times(workload, tokens), *levels(q, workload))
 
 
-def _levels(q: Any, workload: Workload) -> tuple[Scalar, Scalar]:
+def levels(q: Any, workload: Workload) -> tuple[Scalar, Scalar]:
     """q and 1 - q, which a number known to more digits than the dtype has keeps."""
     return share("q", q, workload), number("1 - q", 1 - q, workload)
 
@@ -118,7 +110,7 @@ def _quantiles_of_types(times: Times, q: Scalar, beyond: Scalar) -> PerType:
 @jax.jit
 def _quantile(times: Times, q: Scalar, beyond: Scalar) -> Scalar:
     """The root of P(W + S > x) = beyond = 1 - q, by inversion or deep in the tail by its law."""
-    deep = beyond < _LEAST_INVERTED[str(q.dtype)]
+    deep = beyond < LEAST_INVERTED[str(q.dtype)]
     found = jax.lax.cond(deep, _quantile_by_law, _inverted_quantile, times, q, beyond)
     found = jnp.where((times.idle > 0) & (beyond > 0), found, jnp.inf)
     return jnp.where((q >= 0) & (beyond >= 0), found, jnp.nan)
@@ -127,7 +119,7 @@ def _quantile(times: Times, q: Scalar, beyond: Scalar) -> Scalar:
 def _quantile_by_law(times: Times, q: Scalar, beyond: Scalar) -> Scalar:
     law = tail_law(times)
     far = (law.log_factor - jnp.log(jnp.where(beyond > 0, beyond, 1))) / law.rate
-    return jnp.where(_holds(times, law), far, jnp.nan)
+    return jnp.where(holds(times, law), far, jnp.nan)
 
 
 class TailLaw(NamedTuple):
@@ -173,14 +165,14 @@ def tail_law(times: Times) -> TailLaw:
     return TailLaw(theta / unit * known, factor * known)
 
 
-def _holds(times: Times, law: TailLaw) -> Flag:
+def holds(times: Times, law: TailLaw) -> Flag:
     """Whether the law of the tail agrees with the inversion, up to the last level of that.
 
     What it is off by swings within bounds that fall: so it is looked at in several places, from
     half of that time on. Where it holds there, it holds beyond, for it only gets better.
     """
     (times, law), dtype = jax.lax.stop_gradient((times, law)), times.idle.dtype
-    last = law.log_factor - math.log(_LEAST_INVERTED[str(dtype)])
+    last = law.log_factor - math.log(LEAST_INVERTED[str(dtype)])
     places = last * jnp.linspace(0.5, 1, _PLACES, dtype=dtype)
     reached = jax.lax.map(lambda at: cdf(times, at / law.rate), places)
     off = jnp.abs(jnp.log1p(-reached) - law.log_factor + places)
@@ -221,85 +213,3 @@ def _bracket(times: Times, q: Scalar) -> tuple[Flag, Scalar, Scalar]:
     high = jnp.min(jnp.where(fixed & (before >= q), own.time, jnp.inf))
     at_jump = jnp.any(sits)
     return sits, jnp.where(at_jump, first, low), jnp.where(at_jump, first, high)
-
-
-def largest_arrival_rate(workload: Workload, tokens: Tokens, seconds: Any, q: Any = None) -> Scalar:
-    """The largest arrival rate at which the system time stays under a target, queries / s.
-
-    Its mean, `m1 + λ V / (2 (1 - λ m1)) <= seconds` solved for λ (derived here), or with q given
-    its q-quantile, `P(system time <= seconds) >= q`, a root in λ. The workload's own arrival rate
-    plays no part. NaN where not even single queries meet the target. Differentiable, under
-    `jax.jit` and `jax.vmap`.
-
-    >>> import jaxalloc
-    >>> workload = jaxalloc.load("qwen3-8b").workload
-    >>> tokens = jaxalloc.solve(workload).tokens
-    >>> rates = [jaxalloc.largest_arrival_rate(workload, tokens, 9.0, q) for q in (None, 0.95)]
-    >>> print([f"{rate:.3f} / s" for rate in rates])
-    ['0.366 / s', '0.215 / s']
-    """
-    workload, tokens = workload_and_tokens(workload, tokens)
-    target = number("seconds", seconds, workload)
-    first, second = service_moments(workload, tokens)
-    if q is None:
-        room = target - first
-        return jnp.where(room >= 0, 2 * room / (second + 2 * first * room), jnp.nan)
-    return _rate_of_quantile(system_times(workload, tokens), first, target, *_levels(q, workload))
-
-
-@jax.jit
-def _rate_of_quantile(
-    times: Times, first: Scalar, target: Scalar, q: Scalar, beyond: Scalar
-) -> Scalar:
-    served = first > 0  # else no rate is too large
-    first = jnp.where(served, first, 1)
-
-    def at(load: Scalar) -> Times:
-        return times._replace(rate=load / first, idle=1 - load)
-
-    reachable = cdf(at(jnp.zeros_like(first)), target) >= q
-    deep = (beyond < _LEAST_INVERTED[str(q.dtype)]) & (beyond > 0)
-
-    def late(load: Scalar) -> Scalar:
-        """How many too many are late, at utilization `load`; it rises from q - P(S <= target)."""
-        return q - cdf(at(load), target)
-
-    def deeply_late(load: Scalar) -> Scalar:
-        """The same by the law of the tail, in logarithms."""
-        law = tail_law(at(load))
-        return law.log_factor - law.rate * target - jnp.log(jnp.where(deep, beyond, 1))
-
-    def excess(load: Scalar) -> Scalar:
-        value = jax.lax.cond(deep, deeply_late, late, load)
-        return jnp.where(reachable, value, load)
-
-    least = jnp.where(deep, _LEAST_LOAD, 0).astype(first.dtype)
-    load = increasing_root(excess, least, jnp.ones_like(first))
-    good = jax.lax.cond(
-        deep, lambda there: _holds(there, tail_law(there)), lambda _: jnp.array(True), at(load)
-    )
-    rate = jnp.where(served, jnp.where(good, load / first, jnp.nan), jnp.inf)
-    return jnp.where(reachable & (q > 0), rate, jnp.nan)
-
-
-def largest_rates_along(workload: Workload, tokens: Any, seconds: Any, q: Any = None) -> PerPoint:
-    """`largest_arrival_rate` at each of [W, K] tokens, such as those of a `Frontier`.
-
-    >>> import jaxalloc
-    >>> workload = jaxalloc.load("qwen3-8b").workload
-    >>> curve = jaxalloc.frontier(workload, [4.0, 8.0])
-    >>> rates = jaxalloc.largest_rates_along(workload, curve.allocation.tokens, 2.0)
-    >>> print([f"{rate:.2f}" for rate in rates])  # the more accurate, the fewer
-    ['3.47', '3.38']
-    """
-    workload = one_workload(workload)
-    points = cast(as_array("tokens", tokens), workload.dtype)
-    if points.ndim != 2:
-        raise ValueError(f"tokens has shape {points.shape}: give tokens at W points, (W, K)")
-    target = number("seconds", seconds, workload)
-    return _rates_along(workload, points, target, None if q is None else share("q", q, workload))
-
-
-@jax.jit
-def _rates_along(workload: Workload, points: Any, target: Scalar, q: Scalar | None) -> PerPoint:
-    return jax.lax.map(lambda one: largest_arrival_rate(workload, one, target, q), points)
