@@ -112,7 +112,7 @@ def service_intervals(fit: ServiceFit, level: float = 0.95) -> Float[Array, "2 2
     >>> fit = fit_service_time([0, 1000, 2000, 3000], [0.1, 1.1, 2.3, 3.1])
     >>> low, high = service_intervals(fit)[1]
     >>> print(f"{1e3 * low:.2f} to {1e3 * high:.2f} ms / token")
-    0.21 to 1.83 ms / token
+    0.00 to 2.10 ms / token
     """
     check_level(level)
     reach = student_quantile((1 + level) / 2, fit.dof) * fit.standard_error

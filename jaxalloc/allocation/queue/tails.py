@@ -203,12 +203,17 @@ def _invert(times: Times, x: Scalar, missing: Scalar) -> Scalar:
     """What is not written out, at x; it lacks `missing` of the whole at infinity."""
     rate, idle, services, own = times
     double, numbers = _ALIASING[str(x.dtype)], np.arange(_TERMS + 1)
-    s = jnp.asarray(double / 2 + 1j * np.pi * numbers, jnp.result_type(x.dtype, jnp.complex64))
-    lacks, short = transforms(services, s[:, None] * (services.time / x)[None, :])
-    loads = (rate * x * services.mix)[None, :] * lacks / s[:, None]
+    dtype = np.result_type(x.dtype, np.complex64)
+    s = jnp.asarray(double / 2 + 1j * np.pi * numbers, dtype)
+
+    def row(reals: Tokens) -> Array:  # strict promotion would mix no reals with complex numbers
+        return reals.astype(dtype)[None, :]
+
+    lacks, short = transforms(services, s[:, None] * row(services.time / x))
+    loads = row(rate * x * services.mix) * lacks / s[:, None]
     g = loads.sum(1)
-    waiting = g / (idle + ((rate * services.mix * services.time)[None, :] * short).sum(1))
-    ends = own.mix[None, :] * (1 - transforms(own, s[:, None] * (own.time / x)[None, :])[0])
+    waiting = g / (idle.astype(dtype) + (row(rate * services.mix * services.time) * short).sum(1))
+    ends = row(own.mix) * (1 - transforms(own, s[:, None] * row(own.time / x))[0])
     certain = jnp.where(own.fixed[None, :], ends, 0).sum(1)
     rest = certain * g * g * waiting
     if services.variability is not None:  # what only pairs of deterministic types have less of
@@ -236,7 +241,7 @@ def transforms(services: Services, z: Array) -> tuple[Array, Array]:
     """
     more = jnp.zeros_like(z)
     if services.variability is not None:
-        more = _log_excess(z * jnp.broadcast_to(services.variability, z.shape))
+        more = _log_excess(z * jnp.broadcast_to(services.variability, z.shape).astype(z.dtype))
     y = z * (1 + more)
     return -jnp.expm1(-y), -more - (1 + more) * _exp_excess(-y)
 
