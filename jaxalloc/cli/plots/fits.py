@@ -42,7 +42,7 @@ def fits_figure(tasks: list[TaskFit], title: str) -> Figure:
         for k, (axes, task) in enumerate(zip(grid.flat, drawn, strict=False)):
             _draw(axes, task, look(k))
             if k + columns >= len(drawn):
-                axes.set_xlabel("thinking tokens (square-root scale)")
+                axes.set_xlabel("thinking tokens")
         for axes in grid[:, 0]:
             axes.set_ylabel("accuracy")
         for axes in grid.flat[len(drawn) :]:
@@ -54,9 +54,8 @@ def _draw(axes: Axes, task: TaskFit, style: dict[str, Any]) -> None:
     status = FitStatus(int(task.curve.status))
     axes.set_title(task.name + f": {status.name}" * (status != FitStatus.CONVERGED))
     longest = task.max_tokens or 1.0
-    axes.set_xscale("function", functions=(_root, np.square))
     axes.set(xlim=(0, 1.04 * longest), ylim=(-0.02, 1.02))
-    axes.set_xticks([longest * share for share in (0, 1 / 16, 1 / 4, 9 / 16, 1)])
+    axes.locator_params(axis="x", nbins=4)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.tick_params(labelsize=8)
     bins = task.bins
@@ -74,11 +73,6 @@ def _draw(axes: Axes, task: TaskFit, style: dict[str, Any]) -> None:
     if usable:
         low, high = (np.clip(accuracy + side * _NORMAL * error, 0, 1) for side in (-1, 1))
         axes.fill_between(tokens, low, high, color=style["color"], alpha=0.2, lw=0)
-
-
-def _root(tokens: Any) -> Any:
-    """Square root; Matplotlib also asks for margins left of 0."""
-    return np.sqrt(np.maximum(tokens, 0))
 
 
 def _curve(task: TaskFit, tokens: Any) -> tuple[Any, Any]:
