@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxalloc.allocation.model.domain import FIELDS, MIX_TOLERANCE, SCALARS, domain_error
@@ -164,12 +165,30 @@ class Allocations:
 
     def solve(self, rows: Columns) -> Columns:
         """The answers of some configurations, by column."""
-        found = _solver(self.solver)(self.workloads(rows))
+        found = _solver(self.solver)(_on_the_device(self.workloads(rows)))
         status, figures, steps, tokens = jax.tree.map(np.asarray, found)
         names = [f"tokens.{task}" for task in self.tasks]
         return {"status": status, **figures, "steps": steps} | dict(
             zip(names, np.ascontiguousarray(tokens.T), strict=True)
         )
+
+
+def _on_the_device(lanes: Workload) -> Workload:
+    """The workloads; a field that does not vary goes to the device once, not for every row."""
+    once = jax.tree.map(lambda field: field if field.strides[0] else field[0], lanes)
+    return _repeat(once, len(lanes.arrival_rate))
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _repeat(fields: Workload, count: int) -> Workload:
+    return Workload(
+        **{
+            name: field
+            if field.ndim > FIELDS[name].per_type
+            else jnp.broadcast_to(field, (count, *field.shape))
+            for name, field in vars(fields).items()
+        }
+    )
 
 
 @functools.cache
