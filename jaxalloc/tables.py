@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -220,23 +221,22 @@ def _open_csv(path: Path) -> Opened:
 
 
 def _take_csv(path: Path, names: list[str]) -> dict[str, Any]:
-    bad: list[Any] = []
-
-    def skip(row: Any) -> str:
-        bad.append(row)
-        return "skip"
-
-    table = pacsv.read_csv(
-        path,
-        pacsv.ReadOptions(use_threads=False),  # so that rows are counted
-        pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
-        pacsv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.string())),
-    )
-    for row in bad:
-        raise ValueError(
-            f"{_place(path, row.number - 2)}, column {min(row[:2]) + 1}: the row has "
-            f"{row.actual_columns} cells, the header {row.expected_columns}: correct it"
+    texts = dict.fromkeys(names, pa.string())
+    try:
+        table = pacsv.read_csv(
+            path,
+            pacsv.ReadOptions(use_threads=False),  # so that rows are counted
+            pacsv.ParseOptions(newlines_in_values=True),
+            pacsv.ConvertOptions(include_columns=names, column_types=texts),
         )
+    except pa.ArrowInvalid as error:
+        said = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", str(error))
+        if said is None:
+            raise
+        row, wanted, found = map(int, said.groups())
+        at = f"{_place(path, row - 2)}, column {min(wanted, found) + 1}"
+        told = f"{at}: the row has {found} cells, the header {wanted}: correct it"
+        raise ValueError(told) from None
     return _by_name(table)
 
 

@@ -129,6 +129,11 @@ FILES = [
         b"task,tokens,correct,seconds\n\xff,1,1,1\n",
         " is not csv: 'utf-8' codec can't decode",
     ),
+    (  # beyond what is read for the header, in a row of another length
+        "a.csv",
+        RUNS.encode() + b"a,1,1,1\n" * 20_000 + b"\xff,2,1,1,9\n",
+        " is not csv: 'utf-8' codec can't decode",
+    ),
     ("a.parquet", b"x", " is not parquet: "),
     ("a.txt", b"a", " must end in .csv, .jsonl, .json, .parquet: convert it"),
     ("a.csv", None, " does not exist: give the path of a file"),
