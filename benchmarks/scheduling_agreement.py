@@ -1,6 +1,6 @@
 """Exact agreement with the plain-Python reference, request by request and eviction by eviction.
 
-    python benchmarks/scheduling_agreement.py [--quick] [--instances 2800] [--seed 0]
+    python benchmarks/scheduling_agreement.py [--quick] [--instances 4200] [--seed 0]
 
 Every deterministic policy and flag with default options, in rounds and in seconds, half on random
 instances with mixed prompts, online arrivals and bad predictions, half on adversarial ones, in
@@ -64,4 +64,4 @@ def measure(quick, instances, seed):
 
 
 if __name__ == "__main__":
-    common.main(__file__, measure, instances=2800, seed=0)
+    common.main(__file__, measure, instances=4200, seed=0)
