@@ -91,7 +91,7 @@ def solve_uncertain(
     >>> workload = jaxalloc.Workload.create(
     ...     arrival_rate=0.1, mix=[1.0], gain=0.5, decay=1e-3, floor=0.2, base_time=0.1,
     ...     time_per_token=1e-3, max_tokens=16384.0, accuracy_weight=20.0)
-    >>> known = exactly_known(workload)
+    >>> known = jaxalloc.exactly_known(workload)
     >>> rate_only = known._replace(curve=known.curve.at[0, 1, 1].set(1e-4**2))
     >>> decision = solve_uncertain(jax.random.key(0), workload, rate_only)
     >>> print(f"{decision.values.tokens[0]:.0f} ± {decision.standard_error.tokens[0]:.0f} tokens")

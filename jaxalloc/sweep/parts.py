@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from jaxalloc.sweep.axes import Columns
 
 _METADATA = b"jaxalloc"
 _SEAL = "sha256"
+_SUMS = "jaxalloc.columns"
 _TAIL = 8  # bytes after Parquet's footer: its length, and a mark
 _TYPES = {"text": "string", "float32": "float", "float64": "double", "int32": "int32"}
 OPTIONS: dict[str, Any] = {
@@ -160,7 +162,33 @@ def damage_of(part: Path, whole: bool) -> str | None:
 
 def write_one_file(parts: Sequence[Path], path: Path, schema: pa.Schema) -> None:
     """Put the rows of all parts into one Parquet file, which appears when it is whole."""
+    sums = dict.fromkeys(schema.names, 0)
     with new_file(path) as file, pq.ParquetWriter(file, schema, **OPTIONS) as writer:
         for part in parts:
             table = pq.ParquetFile(part, page_checksum_verification=True).read()
+            sums = {name: checksum(table[name], value) for name, value in sums.items()}
             writer.write_table(table.replace_schema_metadata(schema.metadata))
+        said = {name: [str(schema.field(name).type), value] for name, value in sums.items()}
+        writer.add_key_value_metadata({_SUMS: seal(said)})
+
+
+def checksum(column: pa.ChunkedArray, value: int = 0) -> int:
+    """CRC-32 of the values of a column, going on from that of the rows before.
+
+    Parquet's own checksums are of pages; what a footer says of pages, types and rows has none.
+    """
+    for chunk in column.chunks:
+        *_, data = chunk.buffers()
+        if pa.types.is_string(chunk.type):
+            ends = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset :][: len(chunk) + 1]
+            value = zlib.crc32(memoryview(data)[ends[0] : ends[-1]], value)
+        else:
+            value = zlib.crc32(chunk.to_numpy(zero_copy_only=False), value)
+    return value
+
+
+def is_as_written(path: Path, table: pa.Table) -> bool:
+    """Whether columns of the one file are, by type and value, what `write_one_file` wrote."""
+    said = unseal((pq.read_metadata(path).metadata or {}).get(_SUMS.encode(), b"")) or {}
+    found = {name: [str(table[name].type), checksum(table[name])] for name in table.column_names}
+    return all(said.get(name) == sums for name, sums in found.items())

@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from jaxalloc.sweep.folder import FORMAT, read_manifest, verify
-from jaxalloc.sweep.parts import about, part_name
+from jaxalloc.sweep.parts import about, is_as_written, part_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,8 +61,7 @@ class Stored:
     @functools.cached_property
     def num_rows(self) -> int:
         """Rows that are there."""
-        with _readable(self.path):
-            return int(self._dataset().count_rows())
+        return sum(self.status().values())
 
     @property
     def complete(self) -> bool:
@@ -107,7 +106,11 @@ class Stored:
         if not self.files:
             raise ValueError(f"{self.path} has no rows yet: resume the sweep")
         with _readable(self.path):
-            return self._dataset().to_table(wanted).replace_schema_metadata(None)
+            table = self._dataset().to_table(wanted).replace_schema_metadata(None)
+            whole = self.path.is_dir() or is_as_written(self.path, table)
+            if not whole or len(table) != self.num_rows:
+                raise ValueError("it is damaged")
+        return table
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The rows that are there, in order, as a data frame."""
