@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from jaxalloc.sweep.folder import FORMAT, read_manifest, verify
-from jaxalloc.sweep.parts import about, is_as_written, part_name
+from jaxalloc.sweep.parts import about, damage_of, is_as_written, part_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,9 +106,12 @@ class Stored:
         if not self.files:
             raise ValueError(f"{self.path} has no rows yet: resume the sweep")
         with _readable(self.path):
+            for part in self.files if self.path.is_dir() else ():  # pages have their own checksums
+                problem = damage_of(part, whole=False)
+                if problem:
+                    raise ValueError(f"{part.name}: {problem}")
             table = self._dataset().to_table(wanted).replace_schema_metadata(None)
-            whole = self.path.is_dir() or is_as_written(self.path, table)
-            if not whole or len(table) != self.num_rows:
+            if not (self.path.is_dir() or is_as_written(self.path, table)):
                 raise ValueError("it is damaged")
         return table
 

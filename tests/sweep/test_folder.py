@@ -187,6 +187,8 @@ def test_no_damaged_byte_is_accepted(folder, original):
                 quick = folders.inspect(folder, manifest, whole=False)
                 seen = name == SEALS[3] or place >= len(data) - footer
                 assert quick.damaged.keys() == ({PARTS[3]} if seen else set())
+                with pytest.raises(ValueError, match="cannot be read"):
+                    sweep.open(folder).table()
         outcome = running.run_plan(study(), folder, resume=True, verify=True)
         assert outcome.damaged.keys() == (set() if name == MANIFEST else {PARTS[3]})
         assert folders.verify(folder) == (5, {})
