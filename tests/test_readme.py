@@ -1,9 +1,12 @@
 """Every page's programs and commands run and print what the page says; its links lead somewhere."""
 
 import re
+import shlex
 
 import pytest
 from pages import PAGES, ROOT, agree, run_in_a_process
+
+from jaxalloc.cli import main
 
 EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -17,6 +20,15 @@ def test_what_a_page_shows_is_what_runs(page, tmp_path):
 def test_every_link_leads_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_the_first_command_sweeps_a_built_in_workload(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    words = shlex.split(re.search(r"pip install \. && jaxalloc (sweep qwen3-8b .*)", page)[1])
+    assert main(words) == 0
+    assert "CONVERGED" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["frontier.png", "sweep.parquet"]
 
 
 def test_the_first_page_is_short():
