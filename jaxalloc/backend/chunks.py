@@ -105,7 +105,7 @@ def in_chunks(
     if size == rows:
         return work(inputs)
     xp: Any = np if on_cpu else jnp
-    guarded = any(jax.config.values[name] not in (None, "allow") for name in _GUARDS)
+    guarded = any(getattr(jax.config, name) not in (None, "allow") for name in _GUARDS)
     host = _to_host(inputs, guarded) if on_cpu else inputs
 
     def one(first: int) -> Outputs:  # cut when its turn comes, so that few pieces are there at once
@@ -169,12 +169,13 @@ def _on_threads(
     """`[work(start) for start in starts]`, on threads where there is more than one core."""
     if workers == 1:
         return [work(start) for start in starts]
-    settings = {name: jax.config.values[name] for name in _scopes()}
+    settings = jax.config.values  # all of them, made anew at every look
 
     def waited(start: int) -> Outputs:
+        there = jax.config.values
         with contextlib.ExitStack() as scope:  # a thread does not inherit its caller's scopes
-            for name, value in settings.items():
-                if jax.config.values[name] != value:
+            for name in _scopes():
+                if there[name] != (value := settings[name]):
                     scope.enter_context(_scopes()[name](value))
             return jax.block_until_ready(work(start))
 
